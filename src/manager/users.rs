@@ -219,8 +219,8 @@ impl SessionManager {
     /// # let session = sessions.open(None);
     /// # use cloakroom::UserKey;
     /// let ada = UserKey::new("ada")?;
-    /// sessions.revoke_for_user(&ada, None)?; // an administrator disables the account
-    /// sessions.revoke_for_user(&ada, Some(&session))?; // ada closes it herself
+    /// sessions.revoke_for_user(&ada, Some(&session))?; // ada closes her account in this request
+    /// sessions.revoke_for_user(&ada, None)?; // a job without a request removes the account
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
