@@ -1,7 +1,6 @@
 //! Blocking calls on threads that must not block: a hook of the framework makes them.
 //!
-//! Called by the session and the manager for every call that may wait for the store or for another
-//! request.
+//! It encloses every call that may wait for the store or for another request.
 
 use crate::error::{Error, ErrorKind, Result};
 

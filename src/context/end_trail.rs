@@ -1,7 +1,4 @@
 //! The trail of ended sessions: an event for each, and the reasons that this process knows.
-//!
-//! Called by sessions, the manager and the cleaner when a session has ended, and by sessions that
-//! look for the reason.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! A bounded memory of recent id hashes, in a newer and an older half. The older half is dropped as
 //! a whole, so forgetting costs a request nothing.
-//!
-//! Called by `retired_ids` and `end_trail`.
 
 use std::collections::HashMap;
 use std::mem;

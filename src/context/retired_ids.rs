@@ -2,7 +2,7 @@
 //! by a sweep or an eviction, or another id has replaced them.
 //!
 //! If the commit of a request finds no session, its changes are discarded if the id was retired
-//! during the request; else they create a new session. Called by the session and the manager.
+//! during the request; else they create a new session.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

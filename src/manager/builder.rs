@@ -245,8 +245,8 @@ impl SessionManagerBuilder {
 
     /// Adds a former name of the session cookie, so that a visitor whose browser has only that
     /// cookie keeps the session. The next stored change moves the session to the current name, with
-    /// a new id, and removes the former cookie: a program with the former name then finds no session.
-    /// A sign-out removes both cookies. Can be called several times, for several names.
+    /// a new id, and removes the former cookie: a program with the former name then finds no
+    /// session. A sign-out removes both cookies. Can be called several times, for several names.
     /// Defaults to none. Building the manager fails with a [`header`](Self::header), and without a
     /// [`realm`](Self::realm).
     ///

@@ -1,6 +1,4 @@
 //! Requests without a session: why there is none, and what their changes do.
-//!
-//! Called by the load, and by the commit, which may find that the session has ended meanwhile.
 
 use crate::backend::{LiveSession, Missing};
 use crate::context::RetiredSinceOpen;

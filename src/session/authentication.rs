@@ -1,6 +1,4 @@
 //! The authentication of a session's user: its level, its end, and its age.
-//!
-//! Called by handlers; a sign-in applies an [`Authentication`] to the new session.
 
 use std::time::Duration;
 
@@ -175,8 +173,8 @@ impl Session {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if no user is signed in; the [store's
-    /// errors](ErrorKind#the-stores-errors); and [those of all
-    /// methods](Self#errors-of-all-methods).
+    /// errors](ErrorKind#the-stores-errors), after which the end of the request tries again, unless
+    /// the request fails; and [those of all methods](Self#errors-of-all-methods).
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
         let mut state = self.lock_for_change(OPERATION)?;

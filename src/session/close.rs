@@ -1,7 +1,5 @@
 //! The close of a session, at the end of its request: what is stored, and the header fields of the
 //! response.
-//!
-//! Called by the manager and the adapters.
 
 use std::time::Duration;
 

@@ -1,6 +1,4 @@
 //! Requests that the page of another site has sent to an exempt path.
-//!
-//! Called by handlers, and by what creates or ends a session.
 
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};

@@ -2,7 +2,7 @@
 //!
 //! It is made when a token is first requested, is kept by renewals, and is replaced by every
 //! sign-in. It is derived from the session's id at that time, so a form can be sent again with a
-//! replaced id for as long as the id is remembered. Called by `csrf` and by sign-ins.
+//! replaced id for as long as the id is remembered.
 
 use std::hint::black_box;
 

@@ -1,8 +1,7 @@
 //! The sessions that a request ends: by `destroy`, by a sign-in in their place, or by a stale id.
 //!
-//! The first two are marked, and the next commit ends them. Called by handlers, the load, sign-ins,
-//! the commit, and the manager when a request revokes its own session: it then continues as after
-//! `destroy`.
+//! The first two are marked, and the next commit ends them. A request that revokes its own session
+//! continues as after `destroy`.
 
 use crate::backend::{Action, Commit, CommitAnswer, LiveSession};
 use crate::delta::Delta;

@@ -1,6 +1,4 @@
 //! Whose session it is: its user, their authentication, its public id, the address of the client.
-//!
-//! Called by handlers and the manager.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
 //! How long a session and its cookie live: the choices of the handler, the deadline, the reason of
 //! the end.
 //!
-//! Records the choices, which the commit and the close carry out. Called by handlers.
+//! Records the choices, which the commit and the close carry out.
 
 use std::time::Duration;
 
@@ -114,8 +114,10 @@ impl Session {
     }
 
     /// Returns the time at which the session ends if no further request uses it, for a page that
-    /// warns of it; `None` if there is no session or no limit. The use by this request counts. A
-    /// request that [ignores](Self::ignore) its session does not move the end, nor does a prefetch.
+    /// warns of it; `None` if there is no session or no limit. The use by this request counts if
+    /// its [activity](Self#activity) is due to be stored, so the time moves in steps of a fortieth
+    /// of the idle limit. A request that [ignores](Self::ignore) its session does not move it, nor
+    /// does a prefetch.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

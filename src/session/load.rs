@@ -1,6 +1,6 @@
 //! Whether a request has found its session, and the load, which looks for it.
 //!
-//! Called by every method that reads the session. A commit records here too what it has found.
+//! A commit records here too what it has found.
 
 use std::sync::Arc;
 

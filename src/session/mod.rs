@@ -2,7 +2,7 @@
 
 // Owns `Session` and its state; its submodules implement the operations, in the order of a request:
 // `presented`, `load`, `values` with `changes`, `close`, `commit`. Uses stores only through the
-// `Context`. Called by the manager and the adapters.
+// `Context`.
 
 mod absence;
 mod authentication;
@@ -239,11 +239,10 @@ impl Debug for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().ignore_poison();
-        let done = state.is_closed || state.is_ignored;
-        if !done
-            && (!state.changes.is_empty()
-                || !state.ending.to_destroy.is_empty()
-                || state.load_state.issued().is_some())
+        let has_unstored =
+            !state.is_ignored && (!state.changes.is_empty() || !state.ending.to_destroy.is_empty());
+        if !state.is_closed
+            && (has_unstored || state.load_state.issued().is_some())
             // In a fork, this is the copy of a session that the parent may still close.
             && self.context.process.is_current()
         {

@@ -1,6 +1,4 @@
 //! Renewals of a session's id: by the handler, by the age of the id, and from a former cookie.
-//!
-//! Called by the commit and the close.
 
 use std::time::Duration;
 

@@ -1,6 +1,4 @@
 //! Sign-ins, and joining the sign-in of another request through the same id.
-//!
-//! Called by the application.
 
 use std::time::Duration;
 

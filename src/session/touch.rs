@@ -1,7 +1,5 @@
 //! The touches of a session, which record its activity: when they are written, and how. The
 //! activity of a request counts at its first use of the session.
-//!
-//! Called by the first read, the commits and the end of a request.
 
 use std::time::Duration;
 

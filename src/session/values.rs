@@ -1,7 +1,5 @@
 //! The values of a session: the methods of [`Session`] that read, set, remove and update them by
 //! name.
-//!
-//! Called by handlers, and by flash messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -62,6 +62,12 @@ fn a_session_that_is_dropped_after_ignore_is_silent() {
             session.ignore().unwrap();
         };
         assert_eq!(after(&app, &browser, ended), 0);
+        // The sign-in stays, and the client never gets its id.
+        let signed_in = |session: &Session| {
+            sign_in(session, "ada");
+            session.ignore().unwrap();
+        };
+        assert_eq!(after(&app, &browser, signed_in), 1);
     });
 }
 
