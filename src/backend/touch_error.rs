@@ -4,6 +4,7 @@
 
 use std::error;
 use std::fmt::{self, Display};
+use std::slice;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::SessionIdHash;
@@ -28,6 +29,26 @@ impl TouchError {
         if failed.is_empty() { Ok(()) } else { Err(TouchError::Sessions(failed)) }
     }
 
+    /// Writes a batch by `touch`, which writes all touches that it is given, or none. If an error
+    /// of one session, such as damage or a trigger, prevents that, writes each touch alone.
+    ///
+    /// # Errors
+    /// [`TouchError::Store`] for an error of the store; [`TouchError::Sessions`] for the touches
+    /// that could not be written alone.
+    pub fn write_batch(
+        batch: &[(SessionIdHash, Touch)],
+        touch: impl Fn(&[(SessionIdHash, Touch)]) -> Result<(), Error>,
+    ) -> Result<(), Self> {
+        match touch(batch) {
+            Err(error) if concerns_one_session(&error) => {
+                let alone =
+                    |one: &(SessionIdHash, Touch)| Some((*one, touch(slice::from_ref(one)).err()?));
+                TouchError::check(batch.iter().filter_map(alone).collect())
+            }
+            touched => Ok(touched?),
+        }
+    }
+
     /// Returns the touches of the batch that were not written, each with its error.
     pub(crate) fn failures(
         self,
@@ -38,6 +59,10 @@ impl TouchError {
             TouchError::Sessions(failed) => failed,
         }
     }
+}
+
+fn concerns_one_session(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
 }
 
 impl From<Error> for TouchError {

@@ -16,9 +16,10 @@ impl Session {
     /// and the browser deletes it when it is closed.
     ///
     /// The choice applies to a session that begins in this request, or that a user signs in to
-    /// later in this request. Without this call, a new session has the manager's default,
-    /// [`persistent`](crate::manager::SessionManagerBuilder::persistent), and a sign-in keeps the
-    /// choice of the session before it, unless that was another user's. So call this before each
+    /// later in this request. Without this call, a session that takes the place of an earlier one,
+    /// as by a sign-in, keeps the choice of that one, unless it was another user's. Any other new
+    /// session has the manager's default,
+    /// [`persistent`](crate::manager::SessionManagerBuilder::persistent). So call this before each
     /// sign-in that has a box for "remember me".
     ///
     /// ```

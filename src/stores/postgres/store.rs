@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::backend::{
     Store, TouchError,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, Touch};
@@ -116,17 +115,7 @@ impl Store for PostgresStore {
         if batch.is_empty() {
             return Ok(());
         }
-        match self.0.touch(batch, now) {
-            // An error of one row, such as that of a trigger, undoes the whole batch.
-            Err(error) if error.kind() == ErrorKind::Unexpected => {
-                let failed = batch.iter().filter_map(|touch| {
-                    let error = self.0.touch(slice::from_ref(touch), now).err()?;
-                    Some((*touch, error))
-                });
-                TouchError::check(failed.collect())
-            }
-            touched => Ok(touched?),
-        }
+        TouchError::write_batch(batch, |batch| self.0.touch(batch, now))
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {

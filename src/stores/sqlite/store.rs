@@ -216,10 +216,6 @@ fn wait_for_lock(times: i32) -> bool {
     times < 3000
 }
 
-fn concerns_one_row(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
-}
-
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.writer.process().check()?;
@@ -259,21 +255,12 @@ impl Store for SqliteStore {
         if batch.is_empty() {
             return Ok(());
         }
-        let batch = batch.to_vec();
-        let failed = self.0.writer.write(JobKind::Ordinary, "record activity", move |tx| {
-            let mut failed = Vec::new();
-            for (id_hash, touch) in batch {
-                match tx.touch(id_hash, touch, now) {
-                    // The error is of this row, such as damage or a trigger. The others are stored.
-                    Err(error) if concerns_one_row(&error) && tx.is_open() => {
-                        failed.push(((id_hash, touch), error))
-                    }
-                    touched => touched?,
-                }
-            }
-            Ok(failed)
-        })?;
-        TouchError::check(failed)
+        TouchError::write_batch(batch, |batch| {
+            let batch = batch.to_vec();
+            self.0.writer.write(JobKind::Ordinary, "record activity", move |tx| {
+                batch.iter().try_for_each(|(id_hash, touch)| tx.touch(*id_hash, *touch, now))
+            })
+        })
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
