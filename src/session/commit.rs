@@ -117,6 +117,13 @@ impl Session {
         }
     }
 
+    /// Returns whether the close would store changes of this request, if it completes.
+    #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
+    pub(crate) fn has_changes_to_store(&self) -> bool {
+        let state = self.lock();
+        !state.is_closed && !state.is_ignored && !state.changes.is_empty()
+    }
+
     /// Ends the sessions that are marked for it, and stores all changes.
     pub(super) fn commit_all(&self, state: &mut State) -> Result<CommitOutcome> {
         self.end_marked_sessions(&mut state.ending)?;
