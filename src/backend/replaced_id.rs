@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{MAX_REQUEST_TIME, Timestamp};
 use crate::id::{JoinSalt, SessionIdHash};
 
 /// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
@@ -45,7 +45,7 @@ pub enum ReplacedBy {
 impl ReplacedId {
     /// The time for which it is remembered after the later of the replacement and the end of its
     /// grace.
-    pub const REMEMBERED: Duration = Duration::from_secs(600);
+    pub const REMEMBERED: Duration = MAX_REQUEST_TIME;
 
     /// The maximum number of remembered ids of one session: the latest ones.
     pub const MAX: usize = 8;

@@ -5,16 +5,12 @@
 //! during the request; else they create a new session. Called by the session and the manager.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
+use crate::clock::MAX_REQUEST_TIME;
 use crate::context::recent_ids::RecentIds;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
-
-/// How long an id is remembered at least, unless many others follow it. The changes of a request
-/// that takes longer may create a new session.
-const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct RetiredIds {
@@ -61,7 +57,8 @@ struct Memory {
 impl RetiredIds {
     pub(crate) fn new() -> Self {
         let memory = Memory {
-            retired_at: RecentIds::new(RETENTION),
+            // The changes of a request that takes longer may create a new session.
+            retired_at: RecentIds::new(MAX_REQUEST_TIME),
             everyone_retired_at: None,
             calls_in_flight: BTreeSet::new(),
         };

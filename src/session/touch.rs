@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::backend::LiveSession;
-use crate::clock::Timestamp;
+use crate::clock::{MAX_REQUEST_TIME, Timestamp};
 use crate::event::Event;
 use crate::record::Touch;
 use crate::session::{Session, State};
@@ -17,9 +17,6 @@ const SHORT_IDLE: Duration = Duration::from_secs(60);
 /// Sessions that reach their idle limit within this time are touched without waiting for a batch,
 /// because the cleaner takes up to a second.
 const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
-
-/// The maximum expected duration of a request, uploads and long polls included.
-const MAX_REQUEST_TIME: Duration = Duration::from_secs(600);
 
 // The touch of a request is written, if that is due (`Limits::touch_due`), at the first of these
 // points:
