@@ -92,7 +92,7 @@ impl Session {
         self.address
     }
 
-    fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
+    pub(super) fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
         let mut state = self.lock_for_use(LOOK)?;
         Ok(self.ensure_loaded(&mut state)?.session().map(|session| ask(&session.record)))
     }
