@@ -28,9 +28,11 @@ use crate::session::{LOOK, Session, State};
 pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
-    /// The changes were discarded: the session had ended, or its id had been replaced without a
+    /// Changes were discarded: the session had ended, or its id had been replaced without a
     /// [grace](crate::guide::ids#when-the-id-changes), before they could be stored; or the request
-    /// [ignores](Session::ignore) the session.
+    /// [ignores](Session::ignore) the session. After a discard for one of the first two reasons,
+    /// later commits of the request also have this result, even without changes, until a sign-in or
+    /// a [`destroy`](Session::destroy).
     Discarded,
 }
 
