@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 use crate::stores::sql::columns::{replaced, session};
-use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, to_int};
+use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, saturating_i64};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
@@ -101,10 +101,10 @@ async fn compare_and_swap(
     let record = &merged.record;
     let params = [
         loaded.id_hash.as_bytes().into(),
-        to_int(loaded.record.revision).into(),
+        saturating_i64(loaded.record.revision).into(),
         loaded.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
-        to_int(record.revision).into(),
+        saturating_i64(record.revision).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),

@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
+use crate::stores::sql::{self, decode, page_params, saturating_i64, with_condition};
 use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
@@ -90,7 +90,7 @@ impl PostgresInner {
         now: Timestamp,
     ) -> Result<Vec<Summary>> {
         self.pool.call_within(time, operation, async |trips| {
-            let [before, limit] = bounds(page);
+            let [before, limit] = page_params(page);
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let sql = with_condition(select, &condition(filter, &mut params));
             let rows = trips.query(Query { sql: &sql, params }).await?;
@@ -164,7 +164,11 @@ impl SessionIndex for PostgresInner {
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>> {
         self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
-            let params = [realm.as_str().into(), to_int(keep).into(), to_int(limit.get()).into()];
+            let params = [
+                realm.as_str().into(),
+                saturating_i64(keep).into(),
+                saturating_i64(limit.get()).into(),
+            ];
             let rows = trips.query(Query::new(&self.sql.idle_anonymous, params)).await?;
             Ok(rows.iter().map(row::id_hash).collect::<Result<_>>()?)
         })
