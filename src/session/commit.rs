@@ -19,7 +19,7 @@ use crate::session::csrf_secret::Secret;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
-use crate::session::{LOOK, Session, State};
+use crate::session::{READ, Session, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Session {
     /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        match self.lock_for_use(LOOK) {
+        match self.lock_for_use(READ) {
             Ok(state) => !state.is_closed && !state.changes.is_empty(),
             // Inside the closure of an update.
             Err(error) => error.kind() == ErrorKind::Invalid,
