@@ -100,7 +100,7 @@ impl Session {
         // After a discard the response does not carry the id that this request has issued. A later
         // sign-in of this request gets a random id, because no client could join it by that one.
         let issued = issued.clone().filter(|_| !discards);
-        self.record_missing(state, &id_hash, &missing);
+        self.note_missing(state, &id_hash, &missing);
         let replaced_id = self.used_replaced_id(missing, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
         let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, user, ..used });
@@ -111,9 +111,9 @@ impl Session {
         }
     }
 
-    /// Records why an id finds no session: keeps the reason for which the session has ended, or
+    /// Notes why an id finds no session: keeps the reason for which the session has ended, or
     /// raises an event if it cannot be decoded.
-    pub(super) fn record_missing(
+    pub(super) fn note_missing(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,

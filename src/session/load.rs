@@ -155,7 +155,7 @@ impl Session {
                 }
                 retired = retired.max(found);
             }
-            self.record_missing(state, &id_hash, &missing);
+            self.note_missing(state, &id_hash, &missing);
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
             if let Some(next) = self.used_replaced_id(missing, None)
