@@ -225,9 +225,10 @@ pub trait SessionIndex: Debug + Send + Sync {
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>>;
 
-    /// Ends those of these sessions that are anonymous and still have the id hash. A session that
+    /// Evicts those of these sessions that are anonymous and still have the id hash. A session that
     /// was signed in meanwhile has another one.
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport>;
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp)
+    -> Result<RemovalReport>;
 }
 
 /// A random number that a store draws when its tables are made, and again when they are restored

@@ -352,7 +352,11 @@ impl SessionIndex for UsersByPrefix {
     }
 
     /// Ends what an id leads to, signed in or not.
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(
+        &self,
+        id_hashes: &[SessionIdHash],
+        now: Timestamp,
+    ) -> Result<RemovalReport> {
         let mut removed = 0;
         for id_hash in id_hashes {
             let end = Commit::new(id_hash, Action::End, Delta::new(), now);

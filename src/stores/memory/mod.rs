@@ -470,7 +470,7 @@ impl SessionIndex for MemoryStore {
         Ok(self.read().idle_longest(Some(realm), keep, limit.get()))
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let mut sessions = self.write();
         let began = monotonic_now();
         let before = sessions.rows.len();

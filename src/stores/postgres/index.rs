@@ -174,12 +174,12 @@ impl SessionIndex for PostgresInner {
         })
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let began = monotonic_now();
         let removed = self.pool.call("evict anonymous sessions", async |trips| {
             let id_hashes = id_hashes.iter().map(|id_hash| id_hash.as_bytes().as_slice());
             let params = [Param::BytesList(id_hashes.collect())];
-            let end = Query::new(&self.sql.end_anonymous, params);
+            let end = Query::new(&self.sql.evict_anonymous, params);
             Ok(trips.write(end).await?.len())
         })?;
         Ok(RemovalReport::since(began, removed))

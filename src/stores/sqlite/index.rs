@@ -134,13 +134,13 @@ impl SessionIndex for SqliteInner {
         })
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         const OPERATION: &str = "evict anonymous sessions";
         let id_hashes = id_hashes.to_vec();
         let (removed, began) = self.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
             // The transaction holds the write lock by now, and releases it by the commit.
             let began = monotonic_now();
-            Ok((tx.delete_anonymous(&id_hashes)?, began))
+            Ok((tx.evict_anonymous(&id_hashes)?, began))
         })?;
         Ok(RemovalReport::since(began, removed))
     }
