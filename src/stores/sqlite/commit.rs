@@ -2,11 +2,7 @@
 
 use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserMaximum};
 use crate::error::Result;
-use crate::stores::sqlite::write::{JobKind, WriteTx};
-
-pub(super) fn job_kind(commit: &Commit) -> JobKind {
-    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Ordinary }
-}
+use crate::stores::sqlite::write::WriteTx;
 
 /// Finds the session and applies the decision.
 pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswer> {

@@ -250,7 +250,8 @@ impl Store for SqliteStore {
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let commit = commit.clone();
-        let kind = commit::job_kind(&commit);
+        let is_synced = commit.must_survive_power_cut();
+        let kind = if is_synced { JobKind::Synced } else { JobKind::Ordinary };
         let operation = commit.action.operation();
         self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
     }
