@@ -80,8 +80,9 @@ impl RetiredIds {
         RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Marks a call that retires ids as in flight, until it has added them and the guard is
-    /// dropped. Drop it before an event is raised, because a listener can wait for it.
+    /// Marks a call that retires ids as in flight until the guard is dropped. Drop the guard after
+    /// the ids of the call are added, and before an event is raised: a listener's own write can
+    /// [wait](Self::retired_since_blocking) for the call.
     pub(crate) fn begin(&self) -> CallInFlight<'_> {
         let mut memory = self.lock();
         let began_at = self.tick();

@@ -140,8 +140,8 @@ impl Session {
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
-        // Not for a renewal: while the store remembers the replaced id, its answer is enough, and
-        // overlapping requests need not wait for this call.
+        // Not for a renewal: a request that looks for the replaced id learns of the replacement
+        // from the store, which remembers the id, and need not wait for this call.
         let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;

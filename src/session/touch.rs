@@ -24,8 +24,8 @@ const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 // | point | condition | written by |
 // |---|---|---|
 // | first read | the session may reach its idle limit before the request ends | a touch |
-// | a commit | none | the commit |
-// | end of the request | none | a touch |
+// | a commit | always | the commit |
+// | end of the request | always | a touch |
 //
 // The cleaner writes a touch within a second. If the session may end before, or there is no
 // cleaner, the request writes it.

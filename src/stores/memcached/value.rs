@@ -1,5 +1,5 @@
-//! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. By the id
-//! hash a value that got under the key of another session is not taken for that session.
+//! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. The id
+//! hash says whose value it is: under the key of another session it is not taken for that one's.
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
