@@ -114,7 +114,7 @@ pub use commit::{
     Action, Commit, CommitAnswer, Decision, Expected, IdChange, MaxSessions, SessionWrite,
     UserMaximum,
 };
-pub use lookup::{Found, LiveSession, Loaded, Missing};
+pub use lookup::{Found, LiveSession, Loaded, Unreadable};
 pub use replaced_id::{ReplacedBy, ReplacedId};
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;

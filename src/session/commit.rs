@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, Loaded, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, Loaded, Unreadable};
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -165,8 +165,8 @@ impl Session {
             return self.create_or_discard(state);
         };
         let renewal = self.renewal_of_changes(state, &id_hash);
-        if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-            self.continue_after_loss(state, missing);
+        if let Some(unreadable) = self.merge_or_renew(state, &id_hash, renewal)? {
+            self.continue_after_loss(state, unreadable);
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Session {
         state: &mut State,
         id_hash: &SessionIdHash,
         renewal: Option<Renewal>,
-    ) -> Result<Option<Missing>> {
+    ) -> Result<Option<Unreadable>> {
         let (new_id, action) = match renewal {
             None => (None, Action::Merge),
             Some(Renewal { grace }) => {
@@ -192,9 +192,9 @@ impl Session {
         let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaPlan::AllChanges };
         let State { load_state, changes, .. } = state;
         let answer = self.commit_with_retries(load_state, changes, &plan)?;
-        let session = match live_or_missing(answer)? {
+        let session = match live_or_unreadable(answer)? {
             Loaded::Live(session) => session,
-            Loaded::Missing(missing) => return Ok(Some(missing)),
+            Loaded::Unreadable(unreadable) => return Ok(Some(unreadable)),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -305,12 +305,12 @@ impl Session {
 }
 
 /// Returns what a merge or a renewal has found.
-pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Loaded> {
+pub(super) fn live_or_unreadable(answer: CommitAnswer) -> Result<Loaded> {
     match answer {
         CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
             Ok(Loaded::Live(session))
         }
-        CommitAnswer::Missing(missing) => Ok(Loaded::Missing(missing)),
+        CommitAnswer::Unreadable(unreadable) => Ok(Loaded::Unreadable(unreadable)),
         _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
     }
 }

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
-    SessionWrite,
+    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, ReplacedId, SessionWrite,
+    Unreadable,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -144,7 +144,7 @@ impl Attempts<'_> {
         Ok(match self.execute(&decision)? {
             Execution::Done => Some(decision.into_answer(Vec::new())),
             Execution::Conflict => None,
-            Execution::Ended => Some(CommitAnswer::Missing(Missing::NOT_FOUND)),
+            Execution::Ended => Some(CommitAnswer::Unreadable(Unreadable::NOT_FOUND)),
         })
     }
 
