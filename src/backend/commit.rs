@@ -437,7 +437,7 @@ fn decide_end<K>(found: Found<K>) -> Decision<K> {
             end_session(key, EndedSession::new(id_hash, public_id, None))
         }
         Found::Expired { key, .. } => Decision { expired: vec![key], ..not_found },
-        Found::Nothing => not_found,
+        Found::NotFound => not_found,
     }
 }
 
@@ -511,7 +511,7 @@ impl Commit {
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
-    /// [`Action::Create`] a store may pass [`Found::Nothing`] without a lookup, because it detects
+    /// [`Action::Create`] a store may pass [`Found::NotFound`] without a lookup, because it detects
     /// a conflict itself.
     ///
     /// # Errors
@@ -603,7 +603,7 @@ impl Commit {
         let (session, key) = match found {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Found::Nothing | Found::Undecodable { .. } => return insert(None),
+            Found::NotFound | Found::Undecodable { .. } => return insert(None),
             Found::Expired { key, .. } => {
                 return Ok(Decision { expired: vec![key], ..insert(None)? });
             }

@@ -80,7 +80,7 @@ pub enum Found<K> {
         key: K,
     },
     /// No session.
-    Nothing,
+    NotFound,
 }
 
 /// The answer to a load.
@@ -136,7 +136,7 @@ impl<K> Found<K> {
     #[must_use]
     pub fn through_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
         match self {
-            _ if replaced.forget_at() <= now => Found::Nothing,
+            _ if replaced.forget_at() <= now => Found::NotFound,
             Found::Live { session, key } if !replaced.is_in_grace(now) => {
                 Found::Replaced { replaced, session, key }
             }
@@ -162,7 +162,7 @@ impl<K> Found<K> {
                 Unreadable::Undecodable { public_id, error }
             }
             Found::Expired { reached_limit, .. } => Unreadable::NotFound { reached_limit },
-            Found::Nothing => Unreadable::NOT_FOUND,
+            Found::NotFound => Unreadable::NOT_FOUND,
         })
     }
 }

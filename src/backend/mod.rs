@@ -39,7 +39,7 @@
 //! /// The key of a session is its id hash. The decision names the sessions by their keys.
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
-//!         None => Found::Nothing, // or a replaced id, which a store must remember
+//!         None => Found::NotFound, // or a replaced id, which a store must remember
 //!         Some(record) => {
 //!             let session = LiveSession { record: record.clone(), id_hash };
 //!             Found::of_session(session, id_hash, now)

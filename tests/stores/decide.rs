@@ -235,7 +235,7 @@ impl Case {
         let key = self.key();
         match self.found {
             "current" | "in grace" => Found::Live { session, key },
-            "not found" => Found::Nothing,
+            "not found" => Found::NotFound,
             "expired" => Found::of_expired(&session.record, key),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");

@@ -137,7 +137,7 @@ impl Attempts<'_> {
         let Attempts { inner, commit, call, .. } = *self;
         let found = match commit.action {
             // Its id is new: storing the session shows whether the id is taken.
-            Action::Create(_) => Found::Nothing,
+            Action::Create(_) => Found::NotFound,
             _ => inner.find(&commit.id_hash, call)?,
         };
         let decision = commit.decide(found)?;

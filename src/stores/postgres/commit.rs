@@ -118,7 +118,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
-    let decision = commit.decide(Found::<()>::Nothing)?;
+    let decision = commit.decide(Found::<()>::NotFound)?;
     let SessionWrite::Insert { session, .. } = &decision.write else {
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
@@ -169,11 +169,11 @@ async fn lock(
             let found = match replaced.iter().find(|id| id.id_hash == *presented) {
                 _ if row::id_hash(row)? == *presented => current,
                 Some(id) => current.through_replaced_id(*id, commit.now),
-                None => Found::Nothing,
+                None => Found::NotFound,
             };
             (found, replaced)
         }
-        None => (Found::Nothing, Vec::new()),
+        None => (Found::NotFound, Vec::new()),
     };
     let of_user = of_user.iter().map(|row| {
         let session = decode::ended_session(row, commit.now)?;

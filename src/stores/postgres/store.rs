@@ -98,7 +98,7 @@ impl Store for PostgresStore {
                 return Ok(decode::lookup(row, (), now)?);
             }
             let rows = trips.query(find(&sql.load_by_replaced)).await?;
-            let Some(row) = rows.first() else { return Ok(Found::Nothing) };
+            let Some(row) = rows.first() else { return Ok(Found::NotFound) };
             let replaced = decode::replaced_id(row, REPLACED_ID)?;
             Ok(decode::lookup(row, (), now)?.through_replaced_id(replaced, now))
         })?;

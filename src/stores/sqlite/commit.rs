@@ -8,7 +8,7 @@ use crate::stores::sqlite::write::WriteTx;
 pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswer> {
     let found = match commit.action {
         // `check_free` finds the conflict that a lookup would find.
-        Action::Create(_) => Found::Nothing,
+        Action::Create(_) => Found::NotFound,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
     let mut decision = commit.decide(found)?;

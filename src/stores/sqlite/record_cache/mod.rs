@@ -312,7 +312,7 @@ mod tests {
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
         let swept = store.0.writer.write(JobKind::Ordinary, "test", move |tx| {
             assert_eq!(tx.sweep(ends, 2)?.len(), 2);
-            assert!(matches!(tx.find(id_hash, NOW)?, Found::Nothing));
+            assert!(matches!(tx.find(id_hash, NOW)?, Found::NotFound));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });
         assert_eq!(swept.unwrap_err().kind(), ErrorKind::Full);
