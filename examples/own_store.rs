@@ -47,7 +47,7 @@ impl Rows {
     /// Looks `id_hash` up at `now`; the key is the current id hash of the session.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let key = *self.by_replaced.get(id_hash).unwrap_or(id_hash);
-        let Some(row) = self.by_key.get(&key) else { return Found::Nothing };
+        let Some(row) = self.by_key.get(&key) else { return Found::NotFound };
         let found = match Record::from_json(&row.json) {
             Ok(record) => Found::of_session(LiveSession { record, id_hash: key }, key, now),
             // A session ends at its deadline, whether or not a sweep has removed it.

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The maximum expected duration of a request, uploads and long polls included.
+pub(crate) const MAX_REQUEST_TIME: Duration = Duration::from_secs(600);
+
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
 ///
 /// Adding a [`Duration`] saturates at [`Timestamp::MAX`]; fractions of a millisecond are dropped.

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::backend::{Found, LiveSession, Missing, ReplacedBy, ReplacedId};
+use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, Unreadable};
 use crate::clock::Timestamp;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -148,7 +148,7 @@ pub enum CommitAnswer {
         salt: JoinSalt,
     },
     /// No session can be read by the id; nothing was changed.
-    Missing(Missing),
+    Unreadable(Unreadable),
 }
 
 impl CommitAnswer {
@@ -428,7 +428,7 @@ fn decide_end<K>(found: Found<K>) -> Decision<K> {
         let ended = vec![(key, session.clone())];
         Decision { ended, ..Decision::nothing(CommitAnswer::Ended(session)) }
     };
-    let not_found = Decision::nothing(CommitAnswer::Missing(Missing::NOT_FOUND));
+    let not_found = Decision::nothing(CommitAnswer::Unreadable(Unreadable::NOT_FOUND));
     match found {
         Found::Live { session, key } | Found::Replaced { session, key, .. } => {
             end_session(key, session.to_ended())
@@ -437,7 +437,7 @@ fn decide_end<K>(found: Found<K>) -> Decision<K> {
             end_session(key, EndedSession::new(id_hash, public_id, None))
         }
         Found::Expired { key, .. } => Decision { expired: vec![key], ..not_found },
-        Found::Nothing => not_found,
+        Found::NotFound => not_found,
     }
 }
 
@@ -511,7 +511,7 @@ impl Commit {
     }
 
     /// Decides what the commit does, from the lookup of its id at its `now`. For
-    /// [`Action::Create`] a store may pass [`Found::Nothing`] without a lookup, because it detects
+    /// [`Action::Create`] a store may pass [`Found::NotFound`] without a lookup, because it detects
     /// a conflict itself.
     ///
     /// # Errors
@@ -524,7 +524,7 @@ impl Commit {
             }
             Action::Merge | Action::Renew { .. } => match found.into_live() {
                 Ok((session, key)) => self.decide_change(session, key),
-                Err(missing) => Ok(Decision::nothing(CommitAnswer::Missing(missing))),
+                Err(unreadable) => Ok(Decision::nothing(CommitAnswer::Unreadable(unreadable))),
             },
             Action::SignIn { to, user, new_session, join_salt } => {
                 self.decide_sign_in(found, *to, user, new_session, *join_salt)
@@ -603,7 +603,7 @@ impl Commit {
         let (session, key) = match found {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
-            Found::Nothing | Found::Undecodable { .. } => return insert(None),
+            Found::NotFound | Found::Undecodable { .. } => return insert(None),
             Found::Expired { key, .. } => {
                 return Ok(Decision { expired: vec![key], ..insert(None)? });
             }

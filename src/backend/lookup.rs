@@ -80,7 +80,7 @@ pub enum Found<K> {
         key: K,
     },
     /// No session.
-    Nothing,
+    NotFound,
 }
 
 /// The answer to a load.
@@ -90,14 +90,14 @@ pub enum Loaded {
     /// A live session, found by its current id or by one within its grace.
     Live(LiveSession),
     /// No session can be read by this id.
-    Missing(Missing),
+    Unreadable(Unreadable),
 }
 
 /// The reason why a request must not read a session by an id.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant)] // one per request, on the stack
-pub enum Missing {
+pub enum Unreadable {
     /// A renewal or a sign-in replaced the id, and the id is not forgotten
     /// ([`ReplacedId::forget_at`]). A request with this id may end the session or sign in, and must
     /// not read the session.
@@ -136,7 +136,7 @@ impl<K> Found<K> {
     #[must_use]
     pub fn through_replaced_id(self, replaced: ReplacedId, now: Timestamp) -> Self {
         match self {
-            _ if replaced.forget_at() <= now => Found::Nothing,
+            _ if replaced.forget_at() <= now => Found::NotFound,
             Found::Live { session, key } if !replaced.is_in_grace(now) => {
                 Found::Replaced { replaced, session, key }
             }
@@ -154,29 +154,29 @@ impl<K> Found<K> {
 
     /// Returns the session if it can be read, with its key; else the reason.
     #[allow(clippy::result_large_err)] // one per request, on the stack
-    pub(super) fn into_live(self) -> Result<(LiveSession, K), Missing> {
+    pub(super) fn into_live(self) -> Result<(LiveSession, K), Unreadable> {
         Err(match self {
             Found::Live { session, key } => return Ok((session, key)),
-            Found::Replaced { replaced, session, .. } => Missing::Replaced { replaced, session },
+            Found::Replaced { replaced, session, .. } => Unreadable::Replaced { replaced, session },
             Found::Undecodable { public_id, error, .. } => {
-                Missing::Undecodable { public_id, error }
+                Unreadable::Undecodable { public_id, error }
             }
-            Found::Expired { reached_limit, .. } => Missing::NotFound { reached_limit },
-            Found::Nothing => Missing::NOT_FOUND,
+            Found::Expired { reached_limit, .. } => Unreadable::NotFound { reached_limit },
+            Found::NotFound => Unreadable::NOT_FOUND,
         })
     }
 }
 
-impl Missing {
+impl Unreadable {
     /// There is no such session, and none has expired.
-    pub const NOT_FOUND: Missing = Missing::NotFound { reached_limit: None };
+    pub const NOT_FOUND: Unreadable = Unreadable::NotFound { reached_limit: None };
 }
 
 impl<K> From<Found<K>> for Loaded {
     fn from(found: Found<K>) -> Self {
         match found.into_live() {
             Ok((session, _)) => Loaded::Live(session),
-            Err(missing) => Loaded::Missing(missing),
+            Err(unreadable) => Loaded::Unreadable(unreadable),
         }
     }
 }

@@ -39,7 +39,7 @@
 //! /// The key of a session is its id hash. The decision names the sessions by their keys.
 //! fn find(rows: &Rows, id_hash: SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
 //!     match rows.get(&id_hash) {
-//!         None => Found::Nothing, // or a replaced id, which a store must remember
+//!         None => Found::NotFound, // or a replaced id, which a store must remember
 //!         Some(record) => {
 //!             let session = LiveSession { record: record.clone(), id_hash };
 //!             Found::of_session(session, id_hash, now)
@@ -114,7 +114,7 @@ pub use commit::{
     Action, Commit, CommitAnswer, Decision, Expected, IdChange, MaxSessions, SessionWrite,
     UserMaximum,
 };
-pub use lookup::{Found, LiveSession, Loaded, Missing};
+pub use lookup::{Found, LiveSession, Loaded, Unreadable};
 pub use replaced_id::{ReplacedBy, ReplacedId};
 pub use touch_error::TouchError;
 pub use wrapper::StoreWrapper;
@@ -155,8 +155,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
     /// Removes at most `limit` expired sessions. If it removes fewer, a further call at this time
-    /// would remove none: a store may keep some, such as rows that other tables reference, or leave
-    /// them to the sweep of another process.
+    /// would remove none. That does not say that none are left: a store may keep some, such as rows
+    /// that other tables reference, or leave them to the sweep of another process.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport>;
 
     /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a
@@ -225,9 +225,10 @@ pub trait SessionIndex: Debug + Send + Sync {
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>>;
 
-    /// Ends those of these sessions that are anonymous and still have the id hash. A session that
+    /// Evicts those of these sessions that are anonymous and still have the id hash. A session that
     /// was signed in meanwhile has another one.
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport>;
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp)
+    -> Result<RemovalReport>;
 }
 
 /// A random number that a store draws when its tables are made, and again when they are restored

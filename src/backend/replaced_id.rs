@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{MAX_REQUEST_TIME, Timestamp};
 use crate::id::{JoinSalt, SessionIdHash};
 
 /// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
@@ -43,9 +43,9 @@ pub enum ReplacedBy {
 }
 
 impl ReplacedId {
-    /// The time for which it is remembered after the later of the replacement and the end of its
-    /// grace.
-    pub const REMEMBERED: Duration = Duration::from_secs(600);
+    /// The time for which a replaced id is remembered, from the replacement or the end of the
+    /// grace, whichever is later.
+    pub const REMEMBERED: Duration = MAX_REQUEST_TIME;
 
     /// The maximum number of remembered ids of one session: the latest ones.
     pub const MAX: usize = 8;
@@ -55,7 +55,7 @@ impl ReplacedId {
     /// that is opened later comes from a client that lost that response, or from a thief.
     pub const OVERLAPS_FOR: Duration = Duration::from_secs(10);
 
-    /// Returns whether it still finds the session, as the current id does.
+    /// Returns whether the id still finds the session, as the current id does.
     #[must_use]
     pub fn is_in_grace(&self, now: Timestamp) -> bool {
         // Compares with the grace only: if the clock was set back over a restart, an id replaced
@@ -63,7 +63,7 @@ impl ReplacedId {
         self.grace_until().is_some_and(|until| now < until)
     }
 
-    /// Returns the end of its grace, if it has one.
+    /// Returns the end of the grace, if the id has one.
     #[must_use]
     pub fn grace_until(&self) -> Option<Timestamp> {
         match self.by {
@@ -72,8 +72,8 @@ impl ReplacedId {
         }
     }
 
-    /// Returns the time from which it finds nothing, like an id that was never issued. A store may
-    /// drop it then.
+    /// Returns the time from which a lookup by the id finds nothing, as by one that was never
+    /// issued. A store may drop the id then.
     #[must_use]
     pub fn forget_at(&self) -> Timestamp {
         self.replaced_at.max(self.grace_until().unwrap_or(self.replaced_at)) + Self::REMEMBERED

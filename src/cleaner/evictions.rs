@@ -1,6 +1,8 @@
-//! The evictions of anonymous sessions above the maximum of one realm: those that were idle longest
-//! end. To find them takes a list of all, too slow for a commit, so the thread evicts, and the
-//! maximum can be passed by one. Requests count the sessions that they begin.
+//! The evictions of anonymous sessions above the maximum of one realm: of those that were idle
+//! longest. Finding these takes a list of all, which is too slow for a commit, so the cleaner's
+//! thread evicts. Requests only count the sessions that they begin. The number of one process can
+//! thus be one above the maximum, and during an eviction further sessions begin; DESIGN.md
+//! ("Anonymous sessions") says what a restart and other processes add.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -34,7 +36,8 @@ impl MaxAnonymous {
     }
 
     /// Returns the number of sessions that an eviction leaves. Until the next check
-    /// [`check_every`](Self::check_every) sessions may begin; the total is then `max + 1`.
+    /// [`check_every`](Self::check_every) sessions may begin. If this process begins all, the
+    /// total is then `max + 1`.
     fn target(&self) -> u64 {
         (self.max + 1).saturating_sub(self.check_every())
     }

@@ -303,7 +303,7 @@ impl Worker {
             }
             Some(EvictionCall::End(id_hashes)) => {
                 let ended = self.caller.call(EVICT, |store| {
-                    index_of(store)?.end_anonymous(&id_hashes, self.clock.now())
+                    index_of(store)?.evict_anonymous(&id_hashes, self.clock.now())
                 });
                 self.evictions.batch_done(ended, began_at, monotonic_now())
             }

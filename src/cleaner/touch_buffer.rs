@@ -113,7 +113,8 @@ impl TouchBuffer {
         mut write: impl FnMut(&[IdTouch]) -> Result<(), TouchError>,
     ) -> WriteResult {
         // Before the channel is emptied: a request that sends a touch after that wakes the thread.
-        // Not a store: the swap acquires the touches of requests that have read true.
+        // A swap, not an atomic store, because it must also acquire: it then sees the touches of
+        // the requests that have read true.
         self.is_woken.swap(false, Ordering::AcqRel);
         for (id_hash, touch) in self.channel.try_iter().take(CHANNEL_CAPACITY) {
             let latest = self.pending.entry(id_hash).or_insert(touch);

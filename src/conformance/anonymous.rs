@@ -56,7 +56,7 @@ pub(super) fn an_eviction_ends_exactly_the_anonymous_ones(fixture: &Fixture) -> 
     let renewed = fixture.renewed(renews, Some(fixture.after(IDLE)))?;
     let listed: Vec<SessionIdHash> =
         [idle, signs_in, renews, expires, &owner].map(|session| session.id_hash).to_vec();
-    let removed = fixture.index()?.end_anonymous(&listed, fixture.now)?.removed;
+    let removed = fixture.index()?.evict_anonymous(&listed, fixture.now)?.removed;
     ensure!(removed == 2, "an eviction of 2 anonymous sessions removed {removed}")?;
     let ended = [idle.id_hash, expires.id_hash];
     fixture.none_live(&ended, "an evicted session is still found")?;
@@ -64,13 +64,13 @@ pub(super) fn an_eviction_ends_exactly_the_anonymous_ones(fixture: &Fixture) -> 
     fixture.is_intact(&owner, "an eviction of a user's session")?;
     fixture.is_intact(&signed_in, "an eviction by the id from before the sign-in")?;
     fixture.is_intact(&renewed, "an eviction by the id from before the renewal")?;
-    let removed = fixture.index()?.end_anonymous(&listed, fixture.now)?.removed;
+    let removed = fixture.index()?.evict_anonymous(&listed, fixture.now)?.removed;
     ensure!(removed == 0, "a second eviction removed {removed}")
 }
 
 pub(super) fn nothing_brings_back_an_evicted_session(fixture: &Fixture) -> Passed {
     let session = fixture.session()?;
-    fixture.index()?.end_anonymous(&[session.id_hash], fixture.now)?;
+    fixture.index()?.evict_anonymous(&[session.id_hash], fixture.now)?;
     fixture.touch(&session.id_hash)?;
     answered(&fixture.merge(&session.id_hash, &set("coat", "red")?)?, "NotFound", "a late merge")?;
     fixture.none_live(&[session.id_hash], "an evicted session is found again")

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Expected, LiveSession, Loaded, Missing, RemovalReport,
-    ReplacedId, SessionIndex, Store,
+    Action, Commit, CommitAnswer, Expected, LiveSession, Loaded, RemovalReport, ReplacedId,
+    SessionIndex, Store, Unreadable,
 };
 use crate::clock::Timestamp;
 use crate::data::Value;
@@ -154,7 +154,7 @@ pub(super) fn name_of(answer: &CommitAnswer) -> &'static str {
         CommitAnswer::Ended(_) => "Ended",
         CommitAnswer::RevisionMismatch(_) => "RevisionMismatch",
         CommitAnswer::CanJoin { .. } => "CanJoin",
-        CommitAnswer::Missing(missing) => why(missing),
+        CommitAnswer::Unreadable(unreadable) => why(unreadable),
         CommitAnswer::TooManySessions => "TooManySessions",
     }
 }
@@ -169,15 +169,15 @@ fn is_same(one: &Loaded, other: &Loaded) -> bool {
 fn found(loaded: &Loaded) -> &'static str {
     match loaded {
         Loaded::Live(_) => "Live",
-        Loaded::Missing(missing) => why(missing),
+        Loaded::Unreadable(unreadable) => why(unreadable),
     }
 }
 
-fn why(missing: &Missing) -> &'static str {
-    match missing {
-        Missing::Replaced { .. } => "Replaced",
-        Missing::NotFound { .. } => "NotFound",
-        Missing::Undecodable { .. } => "Undecodable",
+fn why(unreadable: &Unreadable) -> &'static str {
+    match unreadable {
+        Unreadable::Replaced { .. } => "Replaced",
+        Unreadable::NotFound { .. } => "NotFound",
+        Unreadable::Undecodable { .. } => "Undecodable",
     }
 }
 
@@ -482,7 +482,7 @@ impl Fixture {
         what: &str,
     ) -> Passed<ReplacedId> {
         match self.load(id_hash)? {
-            Loaded::Missing(Missing::Replaced { replaced, session }) => {
+            Loaded::Unreadable(Unreadable::Replaced { replaced, session }) => {
                 let LiveSession { record, id_hash: led_to } = session;
                 ensure!(replaced.id_hash == *id_hash, "{what} is remembered as another id")?;
                 ensure!(led_to == *current, "{what} does not lead to the session's current id")?;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::backend::{Loaded, Missing};
+use crate::backend::{Loaded, Unreadable};
 use crate::conformance::Violation;
 use crate::conformance::fixture::*;
 use crate::lifetime::{EndReason, Lifetime};
@@ -56,7 +56,8 @@ pub(super) fn a_sweep_names_the_sessions_of_users(fixture: &Fixture) -> Passed {
     let mine = fixture.session_of(&owner)?;
     let _anonymous = fixture.session()?;
     let end = fixture.later(IDLE);
-    let Loaded::Missing(Missing::NotFound { reached_limit, .. }) = end.load(&mine.id_hash)? else {
+    let Loaded::Unreadable(Unreadable::NotFound { reached_limit, .. }) = end.load(&mine.id_hash)?
+    else {
         return Err(Violation("a session is live at its deadline".to_owned()));
     };
     let idle = EndReason::Idle(IDLE);

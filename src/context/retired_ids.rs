@@ -5,16 +5,12 @@
 //! during the request; else they create a new session.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
+use crate::clock::MAX_REQUEST_TIME;
 use crate::context::recent_ids::RecentIds;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
-
-/// How long an id is remembered at least, unless many others follow it. The changes of a request
-/// that takes longer may create a new session.
-const RETENTION: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct RetiredIds {
@@ -61,7 +57,8 @@ struct Memory {
 impl RetiredIds {
     pub(crate) fn new() -> Self {
         let memory = Memory {
-            retired_at: RecentIds::new(RETENTION),
+            // The changes of a request that takes longer may create a new session.
+            retired_at: RecentIds::new(MAX_REQUEST_TIME),
             everyone_retired_at: None,
             calls_in_flight: BTreeSet::new(),
         };
@@ -83,8 +80,9 @@ impl RetiredIds {
         RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Marks a call that retires ids as in flight, until it has added them and the guard is
-    /// dropped. Drop it before an event is raised, because a listener can wait for it.
+    /// Marks a call that retires ids as in flight until the guard is dropped. Drop the guard after
+    /// the ids of the call are added, and before an event is raised: a listener's own write can
+    /// [wait](Self::retired_since_blocking) for the call.
     pub(crate) fn begin(&self) -> CallInFlight<'_> {
         let mut memory = self.lock();
         let began_at = self.tick();

@@ -38,8 +38,8 @@ type Waiter = Handoff<Option<Record>>;
 struct Turn<'q> {
     queues: &'q UpdateQueues,
     id_hash: SessionIdHash,
-    /// The session as this request or an earlier one stored it, if one did. It saves the next
-    /// request a failed attempt.
+    /// The session as this request or an earlier one stored or found it, if one did. It saves the
+    /// next request a failed attempt.
     newest: Option<Record>,
 }
 
@@ -71,7 +71,9 @@ impl UpdateQueues {
         loop {
             let answer = attempt(newer)?;
             let CommitAnswer::RevisionMismatch(LiveSession { record: found, .. }) = answer else {
-                if let (Some(turn), CommitAnswer::Done { session, .. }) = (&mut turn, &answer)
+                if let Some(turn) = &mut turn
+                    && let CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) =
+                        &answer
                     && session.id_hash == *id_hash
                 {
                     turn.newest = Some(session.record.clone());
@@ -316,6 +318,28 @@ mod tests {
         );
         drop(second);
         assert!(wait(&queues, &third).newest.is_none(), "the second has stored nothing");
+    }
+
+    #[test]
+    fn a_turn_that_changes_nothing_carries_the_session_as_found() {
+        let queues = UpdateQueues::default();
+        let now = Timestamp::from_millis(0);
+        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let record = Record::create(&new_session, now);
+        let found = LiveSession { record: record.clone(), id_hash: id_hash(1) };
+        let mut next = None;
+        let expected = Expected::Revision(0);
+        let attempt = |newer: Option<Record>| {
+            if newer.is_none() {
+                return Ok(CommitAnswer::RevisionMismatch(found.clone()));
+            }
+            next = Some(enqueue(&queues));
+            Ok(CommitAnswer::Unchanged(found.clone()))
+        };
+        let blocking = BlockingCalls::default();
+        queues.run(&id_hash(1), expected, blocking, attempt).unwrap();
+        let next = wait(&queues, &next.unwrap());
+        assert_eq!(next.newest.as_ref(), Some(&record));
     }
 
     #[test]

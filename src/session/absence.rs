@@ -1,6 +1,6 @@
 //! Requests without a session: why there is none, and what their changes do.
 
-use crate::backend::{LiveSession, Missing};
+use crate::backend::{LiveSession, Unreadable};
 use crate::context::RetiredSinceOpen;
 use crate::error::Result;
 use crate::event::Event;
@@ -89,17 +89,17 @@ impl Session {
     /// | no session: it has ended or expired | discarded | discarded |
     /// | a session that cannot be decoded | discarded | discarded |
     /// | the session under another id | discarded | no effect |
-    pub(super) fn continue_after_loss(&self, state: &mut State, missing: Missing) {
+    pub(super) fn continue_after_loss(&self, state: &mut State, unreadable: Unreadable) {
         let LoadState::Live { session, issued, .. } = &state.load_state else { return };
         let LiveSession { record: Record { public_id, persistent, .. }, id_hash } = **session;
         let user = session.record.user.clone();
         let has_values = !state.changes.delta().is_empty();
-        let discards = has_values || !matches!(missing, Missing::Replaced { .. });
+        let discards = has_values || !matches!(unreadable, Unreadable::Replaced { .. });
         // After a discard the response does not carry the id that this request has issued. A later
         // sign-in of this request gets a random id, because no client could join it by that one.
         let issued = issued.clone().filter(|_| !discards);
-        self.record_missing(state, &id_hash, &missing);
-        let replaced_id = self.used_replaced_id(missing, issued.as_ref());
+        self.note_unreadable(state, &id_hash, &unreadable);
+        let replaced_id = self.used_replaced_id(unreadable, issued.as_ref());
         // Another sign-in may have chosen otherwise; this request keeps the choice that it knows.
         let replaced_id = replaced_id.map(|used| UsedReplacedId { persistent, user, ..used });
         let absence = Absence { replaced_id, ..Absence::default() };
@@ -109,24 +109,24 @@ impl Session {
         }
     }
 
-    /// Records why an id finds no session: keeps the reason for which the session has ended, or
+    /// Notes why an id finds no session: keeps the reason for which the session has ended, or
     /// raises an event if it cannot be decoded.
-    pub(super) fn record_missing(
+    pub(super) fn note_unreadable(
         &self,
         state: &mut State,
         id_hash: &SessionIdHash,
-        missing: &Missing,
+        unreadable: &Unreadable,
     ) {
-        match missing {
-            Missing::NotFound { reached_limit } => {
+        match unreadable {
+            Unreadable::NotFound { reached_limit } => {
                 let find_reason = || self.context.end_trail.reason(id_hash);
                 state.end_reason = state.end_reason.or(*reached_limit).or_else(find_reason);
             }
-            Missing::Undecodable { public_id, error } => {
+            Unreadable::Undecodable { public_id, error } => {
                 let public_id = public_id.as_ref();
                 self.context.events.raise(&Event::Undecodable { public_id, error });
             }
-            Missing::Replaced { .. } => {}
+            Unreadable::Replaced { .. } => {}
         }
     }
 
@@ -134,10 +134,10 @@ impl Session {
     /// request has issued, if any.
     pub(super) fn used_replaced_id(
         &self,
-        missing: Missing,
+        unreadable: Unreadable,
         issued: Option<&SessionId>,
     ) -> Option<UsedReplacedId> {
-        let Missing::Replaced { replaced, session } = missing else { return None };
+        let Unreadable::Replaced { replaced, session } = unreadable else { return None };
         Some(UsedReplacedId {
             id_hash: replaced.id_hash,
             id: self.find_id(issued, &replaced.id_hash),

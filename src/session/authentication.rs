@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::IdpSessionId;
-use crate::record::NewSession;
+use crate::record::{NewSession, Record};
 use crate::session::sign_in::SIGN_IN;
 use crate::session::{CommitOutcome, Session};
 use crate::settings::Settings;
@@ -210,10 +210,11 @@ impl Session {
     /// # Errors
     /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
-        Ok(match (self.user()?, self.authenticated_at()?) {
-            (None, _) => RecentAuth::NotSignedIn,
-            (_, Some(at)) if self.context.now() < at + max_age => RecentAuth::Recent,
-            _ => RecentAuth::TooOld,
+        let read = |record: &Record| record.user.is_some().then_some(record.authenticated);
+        Ok(match self.read_record(read)?.flatten() {
+            None => RecentAuth::NotSignedIn,
+            Some(Some(at)) if self.context.now() < at + max_age => RecentAuth::Recent,
+            Some(_) => RecentAuth::TooOld,
         })
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, Loaded, Missing};
+use crate::backend::{Action, Commit, CommitAnswer, Loaded, Unreadable};
 use crate::data::{CSRF_SECRET, Data};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +19,7 @@ use crate::session::csrf_secret::Secret;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
-use crate::session::{LOOK, Session, State};
+use crate::session::{READ, Session, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,11 @@ use crate::session::{LOOK, Session, State};
 pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
-    /// The changes were discarded: the session had ended, or its id had been replaced without a
+    /// Changes were discarded: the session had ended, or its id had been replaced without a
     /// [grace](crate::guide::ids#when-the-id-changes), before they could be stored; or the request
-    /// [ignores](Session::ignore) the session.
+    /// [ignores](Session::ignore) the session. After a discard for one of the first two reasons,
+    /// later commits of the request also have this result, even without changes, until a sign-in or
+    /// a [`destroy`](Session::destroy).
     Discarded,
 }
 
@@ -110,11 +112,18 @@ impl Session {
     /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        match self.lock_for_use(LOOK) {
+        match self.lock_for_use(READ) {
             Ok(state) => !state.is_closed && !state.changes.is_empty(),
             // Inside the closure of an update.
             Err(error) => error.kind() == ErrorKind::Invalid,
         }
+    }
+
+    /// Returns whether the close would store changes of this request, if it completes.
+    #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
+    pub(crate) fn has_changes_to_store(&self) -> bool {
+        let state = self.lock();
+        !state.is_closed && !state.is_ignored && !state.changes.is_empty()
     }
 
     /// Ends the sessions that are marked for it, and stores all changes.
@@ -131,8 +140,8 @@ impl Session {
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
-        // Not for a renewal: while the store remembers the replaced id, its answer is enough, and
-        // overlapping requests need not wait for this call.
+        // Not for a renewal: a request that looks for the replaced id learns of the replacement
+        // from the store, which remembers the id, and need not wait for this call.
         let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
         let _in_flight = may_end.then(|| retired_ids.begin());
         let answer = self.blocking.run(|| store.commit(commit))?;
@@ -156,8 +165,8 @@ impl Session {
             return self.create_or_discard(state);
         };
         let renewal = self.renewal_of_changes(state, &id_hash);
-        if let Some(missing) = self.merge_or_renew(state, &id_hash, renewal)? {
-            self.continue_after_loss(state, missing);
+        if let Some(unreadable) = self.merge_or_renew(state, &id_hash, renewal)? {
+            self.continue_after_loss(state, unreadable);
         }
         Ok(())
     }
@@ -169,7 +178,7 @@ impl Session {
         state: &mut State,
         id_hash: &SessionIdHash,
         renewal: Option<Renewal>,
-    ) -> Result<Option<Missing>> {
+    ) -> Result<Option<Unreadable>> {
         let (new_id, action) = match renewal {
             None => (None, Action::Merge),
             Some(Renewal { grace }) => {
@@ -183,9 +192,9 @@ impl Session {
         let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaPlan::AllChanges };
         let State { load_state, changes, .. } = state;
         let answer = self.commit_with_retries(load_state, changes, &plan)?;
-        let session = match live_or_missing(answer)? {
+        let session = match live_or_unreadable(answer)? {
             Loaded::Live(session) => session,
-            Loaded::Missing(missing) => return Ok(Some(missing)),
+            Loaded::Unreadable(unreadable) => return Ok(Some(unreadable)),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -296,12 +305,12 @@ impl Session {
 }
 
 /// Returns what a merge or a renewal has found.
-pub(super) fn live_or_missing(answer: CommitAnswer) -> Result<Loaded> {
+pub(super) fn live_or_unreadable(answer: CommitAnswer) -> Result<Loaded> {
     match answer {
         CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
             Ok(Loaded::Live(session))
         }
-        CommitAnswer::Missing(missing) => Ok(Loaded::Missing(missing)),
+        CommitAnswer::Unreadable(unreadable) => Ok(Loaded::Unreadable(unreadable)),
         _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{SessionId, random};
 use crate::session::absence::Absence;
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaPlan, live_or_missing};
+use crate::session::commit::{CommitPlan, DeltaPlan, live_or_unreadable};
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
 
@@ -200,15 +200,15 @@ impl Session {
         let plan =
             CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaPlan::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?;
-        match live_or_missing(answer)? {
+        match live_or_unreadable(answer)? {
             Loaded::Live(session) => {
                 let secret = Secret::from_data(&session.record.data);
                 state.update_session(session);
                 let unstored = || Error::new(ErrorKind::Unexpected, OPERATION);
                 secret.map(Some).ok_or_else(unstored)
             }
-            Loaded::Missing(missing) => {
-                self.continue_after_loss(state, missing);
+            Loaded::Unreadable(unreadable) => {
+                self.continue_after_loss(state, unreadable);
                 Ok(None)
             }
         }

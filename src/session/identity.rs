@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{PublicId, UserKey};
 use crate::record::Record;
-use crate::session::{LOOK, Session};
+use crate::session::{READ, Session};
 
 impl Session {
     /// Returns the signed-in user; `None` if there is none.
@@ -90,8 +90,8 @@ impl Session {
         self.address
     }
 
-    fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
-        let mut state = self.lock_for_use(LOOK)?;
+    pub(super) fn read_record<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<Option<T>> {
+        let mut state = self.lock_for_use(READ)?;
         Ok(self.ensure_loaded(&mut state)?.session().map(|session| ask(&session.record)))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lifetime::EndReason;
-use crate::session::{LOOK, Session};
+use crate::session::{READ, Session};
 
 impl Session {
     /// Chooses whether the browser keeps the session cookie when the browser is closed ("remember
@@ -132,7 +132,7 @@ impl Session {
     /// # Errors
     /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
-        let mut state = self.lock_for_use(LOOK)?;
+        let mut state = self.lock_for_use(READ)?;
         self.ensure_loaded(&mut state)?;
         let Some(session) = state.load_state.session() else { return Ok(None) };
         let mut record = session.record.clone();
@@ -177,7 +177,7 @@ impl Session {
     /// # Errors
     /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
-        let mut state = self.lock_for_use(LOOK)?;
+        let mut state = self.lock_for_use(READ)?;
         self.ensure_loaded(&mut state)?;
         Ok(state.end_reason)
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Expected, LiveSession, Loaded, Missing};
+use crate::backend::{Expected, LiveSession, Loaded, Unreadable};
 use crate::clock::Timestamp;
 use crate::context::{GuessDetector, RetiredSinceOpen};
 use crate::data::Data;
@@ -138,15 +138,15 @@ impl Session {
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes(self.realm_tag()) {
-            let missing = match self.load_by(&id_hash, now)? {
+            let unreadable = match self.load_by(&id_hash, now)? {
                 Loaded::Live(session) => {
                     state.end_reason = None;
                     state.set_load_state(LoadState::loaded(session, id_hash));
                     return Ok(());
                 }
-                Loaded::Missing(missing) => missing,
+                Loaded::Unreadable(unreadable) => unreadable,
             };
-            if let Missing::NotFound { .. } = missing {
+            if let Unreadable::NotFound { .. } = unreadable {
                 let retired_ids = &self.context.retired_ids;
                 let found = retired_ids.retired_since(&id_hash, self.opened_tick);
                 if found != RetiredSinceOpen::Yes {
@@ -155,10 +155,10 @@ impl Session {
                 }
                 retired = retired.max(found);
             }
-            self.record_missing(state, &id_hash, &missing);
+            self.note_unreadable(state, &id_hash, &unreadable);
             // A replacement that the request overlaps comes first, so that a planted id does not
             // hide it.
-            if let Some(next) = self.used_replaced_id(missing, None)
+            if let Some(next) = self.used_replaced_id(unreadable, None)
                 && replaced_id.as_ref().is_none_or(|first| next.overlaps && !first.overlaps)
             {
                 replaced_id = Some(next);

@@ -50,7 +50,7 @@ pub(crate) use renewal::AGE_RENEWAL_GRACE;
 pub use sign_in::SignIn;
 
 /// The operation in the errors of methods that return a fact about the session.
-const LOOK: &str = "look at a session";
+const READ: &str = "read the session";
 
 /// The session of one request.
 ///

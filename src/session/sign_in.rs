@@ -10,7 +10,7 @@ use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaPlan, live_or_missing};
+use crate::session::commit::{CommitPlan, DeltaPlan, live_or_unreadable};
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
@@ -244,12 +244,12 @@ impl Session {
         let action = Action::Merge;
         let commit = CommitPlan { id_hash, action, touch: plan.touch, delta };
         let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
-        Ok(match live_or_missing(answer)? {
+        Ok(match live_or_unreadable(answer)? {
             Loaded::Live(session) => {
                 let load_state = LoadState::with_new_id(session, id);
                 AttemptResult::Done(SignedIn { load_state, ended: vec![] })
             }
-            Loaded::Missing(_) => AttemptResult::Retry,
+            Loaded::Unreadable(_) => AttemptResult::Retry,
         })
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::backend::LiveSession;
-use crate::clock::Timestamp;
+use crate::clock::{MAX_REQUEST_TIME, Timestamp};
 use crate::event::Event;
 use crate::record::Touch;
 use crate::session::{Session, State};
@@ -16,17 +16,14 @@ const SHORT_IDLE: Duration = Duration::from_secs(60);
 /// because the cleaner takes up to a second.
 const TOUCH_IMMEDIATELY_WITHIN: Duration = Duration::from_secs(2);
 
-/// The maximum expected duration of a request, uploads and long polls included.
-const MAX_REQUEST_TIME: Duration = Duration::from_secs(600);
-
 // The touch of a request is written, if that is due (`Limits::touch_due`), at the first of these
 // points:
 //
 // | point | condition | written by |
 // |---|---|---|
 // | first read | the session may reach its idle limit before the request ends | a touch |
-// | a commit | none | the commit |
-// | end of the request | none | a touch |
+// | a commit | always | the commit |
+// | end of the request | always | a touch |
 //
 // The cleaner writes a touch within a second. If the session may end before, or there is no
 // cleaner, the request writes it.

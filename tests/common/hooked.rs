@@ -181,8 +181,12 @@ impl<S: Store + ?Sized, H: Hook> SessionIndex for Hooked<S, H> {
         self.hook.around(Call::List, || self.listing().idle_anonymous(realm, keep, limit))
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
-        self.hook.around(Call::Sweep, || self.listing().end_anonymous(id_hashes, now))
+    fn evict_anonymous(
+        &self,
+        id_hashes: &[SessionIdHash],
+        now: Timestamp,
+    ) -> Result<RemovalReport> {
+        self.hook.around(Call::Sweep, || self.listing().evict_anonymous(id_hashes, now))
     }
 }
 

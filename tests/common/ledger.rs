@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use cloakroom::backend::{LiveSession, Loaded, Missing, ReplacedId, Store};
+use cloakroom::backend::{LiveSession, Loaded, ReplacedId, Store, Unreadable};
 use cloakroom::id::SessionIdHash;
 
 use crate::common::{NOW, hex, id_hash_of, value};
@@ -202,8 +202,8 @@ impl TrackedSession {
         let dead = self.replaced.iter().filter(|(_, grace)| !grace).map(|(id_hash, _)| id_hash);
         for id_hash in self.ended.iter().chain(dead) {
             match store.load(id_hash, NOW).unwrap() {
-                Loaded::Missing(Missing::NotFound { .. })
-                | Loaded::Missing(Missing::Replaced { .. }) => {}
+                Loaded::Unreadable(Unreadable::NotFound { .. })
+                | Loaded::Unreadable(Unreadable::Replaced { .. }) => {}
                 found => return Some(format!("an ended id finds {found:?}")),
             }
         }
@@ -217,7 +217,7 @@ impl TrackedSession {
         for id_hash in &self.evicted_graces {
             match store.load(id_hash, NOW).unwrap() {
                 Loaded::Live(LiveSession { id_hash, .. }) if id_hash == now.id_hash => {}
-                Loaded::Missing(Missing::NotFound { .. }) => {}
+                Loaded::Unreadable(Unreadable::NotFound { .. }) => {}
                 found => return Some(format!("a former grace of {now:?} finds {found:?}")),
             }
         }

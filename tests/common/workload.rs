@@ -7,8 +7,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, LiveSession, MaxSessions, Missing, ReplacedId, Store,
-    Touch,
+    Action, Commit, CommitAnswer, Delta, LiveSession, MaxSessions, ReplacedId, Store, Touch,
+    Unreadable,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, SessionIdHash, UserKey};
@@ -322,7 +322,7 @@ impl<'w> Worker<'w> {
 fn answer(answer: &CommitAnswer) -> Answer {
     match answer {
         CommitAnswer::Done { .. } | CommitAnswer::Ended(_) => Answer::Done,
-        CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::Gone,
+        CommitAnswer::Unreadable(Unreadable::NotFound { .. }) => Answer::Gone,
         other => panic!("a change is answered {other:?}"),
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, MaxSessions, Missing,
-    NewSession, Record, SessionIndex, Store, Touch, Value,
+    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, MaxSessions, NewSession,
+    Record, SessionIndex, Store, Touch, Unreadable, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, JoinSalt, PublicId, SessionIdHash};
@@ -160,10 +160,10 @@ impl Names {
                         id_hash: self.id_number(&session.id_hash),
                     }
                 }
-                Loaded::Missing(Missing::Replaced { session, .. }) => {
+                Loaded::Unreadable(Unreadable::Replaced { session, .. }) => {
                     Answer::Replaced { id_hash: self.id_number(&session.id_hash) }
                 }
-                Loaded::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+                Loaded::Unreadable(Unreadable::NotFound { .. }) => Answer::NotFound,
                 other => Answer::Failed(format!("{other:?}")),
             },
             Call::Create { id_hash, initial, changes } => {
@@ -276,11 +276,11 @@ impl Names {
                 Answer::Deleted { id_hash: self.id_number(&ended.id_hash) }
             }
             CommitAnswer::CanJoin { to: id_hash, .. }
-            | CommitAnswer::Missing(Missing::Replaced {
+            | CommitAnswer::Unreadable(Unreadable::Replaced {
                 session: LiveSession { id_hash, .. },
                 ..
             }) => Answer::Replaced { id_hash: self.id_number(id_hash) },
-            CommitAnswer::Missing(Missing::NotFound { .. }) => Answer::NotFound,
+            CommitAnswer::Unreadable(Unreadable::NotFound { .. }) => Answer::NotFound,
             CommitAnswer::TooManySessions => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }

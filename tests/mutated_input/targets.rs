@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::backend::{
-    Action, Commit, Data, Delta, Loaded, Missing, NewSession, Record, Store, Value,
+    Action, Commit, Data, Delta, Loaded, NewSession, Record, Store, Unreadable, Value,
 };
 use cloakroom::clock::{ManualClock, Timestamp};
 use cloakroom::cookie::CookieKeys;
@@ -276,7 +276,7 @@ pub(crate) fn row(bytes: &[u8]) {
             .expect("the columns' types are right");
         let loaded = store.load(&id_hash, NOW);
         assert!(
-            matches!(loaded, Ok(Loaded::Live(_) | Loaded::Missing(Missing::Undecodable { .. }))),
+            matches!(loaded, Ok(Loaded::Live(_) | Loaded::Unreadable(Unreadable::Undecodable { .. }))),
             "{loaded:?}"
         );
         let index = store.index().expect("it lists");

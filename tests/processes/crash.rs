@@ -14,7 +14,7 @@ use crate::common::ledger::{Ledger, WorkerMessage};
 use crate::common::workload::Worker;
 use crate::common::{Folder, HOUR, KillOnDrop, NOW, child, create, role, setting};
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{Loaded, Maintenance, Missing, Store};
+use cloakroom::backend::{Loaded, Maintenance, Store, Unreadable};
 use cloakroom::clock::{Clock, Timestamp};
 use cloakroom::id::{Realm, SessionId};
 use cloakroom::stores::sqlite::Durability;
@@ -286,7 +286,7 @@ fn a_kill_ends_no_session_more_than_a_twentieth_early() {
         let loaded =
             store.load(&id.hash(Realm::default().tag()), visited + (IDLE + IDLE / 40)).unwrap();
         assert!(
-            matches!(loaded, Loaded::Missing(Missing::NotFound { .. })),
+            matches!(loaded, Loaded::Unreadable(Unreadable::NotFound { .. })),
             "never late: {loaded:?}"
         );
     }

@@ -170,6 +170,27 @@ fn a_sign_out_is_done_though_another_fairing_panics() {
     assert!(!session.contains("n").unwrap(), "it is still signed in");
 }
 
+#[post("/write-and-ignore")]
+fn write_and_ignore(session: &Session) -> cloakroom::Result<&'static str> {
+    session.set("n", 1)?;
+    session.ignore()?;
+    Ok("ignored")
+}
+
+#[test]
+fn another_fairings_panic_discards_only_what_was_to_store() {
+    for (path, discarded) in [("/write", 1), ("/write-and-ignore", 0)] {
+        let sessions = memory();
+        let bad = AdHoc::on_response("bad", |_, _| Box::pin(async { panic!("as planned") }));
+        let routes = routes![write_without_a_read, write_and_ignore];
+        let rocket = bare().attach(bad).attach(sessions.clone()).mount("/", routes);
+        let server = RocketServer::start(rocket);
+        let request = crate::common::client::Request::post(path);
+        assert!(send(server.address, &request).is_err(), "Rocket gives no answer");
+        assert_eq!(sessions.events().count(EventKind::ChangesDiscarded), discarded, "{path}");
+    }
+}
+
 // Responses to failed commits.
 
 #[post("/count")]

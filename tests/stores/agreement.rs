@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Capabilities, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Maintenance,
-    MaxSessions, Missing, NewSession, Store, StoreWrapper, Touch, Value,
+    MaxSessions, NewSession, Store, StoreWrapper, Touch, Unreadable, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, SessionIdHash, UserKey};
@@ -66,21 +66,21 @@ impl<S: Store> StoreWrapper for Two<S> {
 /// reached.
 fn answer_text(answer: &cloakroom::Result<CommitAnswer>) -> String {
     match answer {
-        Ok(CommitAnswer::Missing(Missing::NotFound { .. })) => "not found".to_owned(),
+        Ok(CommitAnswer::Unreadable(Unreadable::NotFound { .. })) => "not found".to_owned(),
         answer => format!("{answer:?}"),
     }
 }
 
 fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
-        Loaded::Missing(Missing::Replaced { replaced, session }) => {
+        Loaded::Unreadable(Unreadable::Replaced { replaced, session }) => {
             let LiveSession { record, id_hash } = session;
             format!("{replaced:?} {record:?} {:?}", id_hash.as_bytes())
         }
         Loaded::Live(LiveSession { record, id_hash }) => {
             format!("{record:?} {:?}", id_hash.as_bytes())
         }
-        Loaded::Missing(Missing::NotFound { .. }) => "not found".to_owned(),
+        Loaded::Unreadable(Unreadable::NotFound { .. }) => "not found".to_owned(),
         other => format!("{other:?}"),
     }
 }

@@ -78,7 +78,10 @@ fn sign_in_under_limit(
 /// Fails unless nothing of the session can be found, listed or read.
 fn assert_ended(store: &SqliteStore, connection: &Connection, id_hash: &SessionIdHash) {
     assert!(live(store, id_hash).unwrap().is_none());
-    assert!(matches!(merge(store, id_hash, &setting("n", 1)).unwrap(), CommitAnswer::Missing(_)));
+    assert!(matches!(
+        merge(store, id_hash, &setting("n", 1)).unwrap(),
+        CommitAnswer::Unreadable(_)
+    ));
     let left = "SELECT count(*) FROM cloakroom_sessions WHERE id_hash = ?1 AND
                 (user_key IS NOT NULL OR client IS NOT NULL OR data <> '{}' OR deadline > 0)";
     let left: i64 = connection.query_row(left, [id_hash.as_bytes()], |row| row.get(0)).unwrap();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cloakroom::backend::{
     Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
-    LiveSession, MaxSessions, Missing, NewSession, Record, ReplacedBy, ReplacedId, SessionWrite,
-    Touch, UserMaximum, Value,
+    LiveSession, MaxSessions, NewSession, Record, ReplacedBy, ReplacedId, SessionWrite, Touch,
+    Unreadable, UserMaximum, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -235,7 +235,7 @@ impl Case {
         let key = self.key();
         match self.found {
             "current" | "in grace" => Found::Live { session, key },
-            "not found" => Found::Nothing,
+            "not found" => Found::NotFound,
             "expired" => Found::of_expired(&session.record, key),
             "undecodable" => {
                 let error = Error::new(ErrorKind::Undecodable, "decode a session");
@@ -414,12 +414,12 @@ impl Case {
                 assert_eq!((*to, *salt), (CURRENT, SALT));
                 "can join"
             }
-            CommitAnswer::Missing(Missing::Replaced { replaced, session }) => {
+            CommitAnswer::Unreadable(Unreadable::Replaced { replaced, session }) => {
                 assert_eq!((*replaced, session), (self.replaced(), &self.session()));
                 "replaced"
             }
-            CommitAnswer::Missing(Missing::NotFound { .. }) => "not found",
-            CommitAnswer::Missing(Missing::Undecodable { public_id, .. }) => {
+            CommitAnswer::Unreadable(Unreadable::NotFound { .. }) => "not found",
+            CommitAnswer::Unreadable(Unreadable::Undecodable { public_id, .. }) => {
                 assert_eq!(*public_id, Some(self.record().public_id));
                 "undecodable"
             }

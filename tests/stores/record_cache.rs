@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::common::dice::Dice;
 use crate::common::{Folder, NOW, create, live, merge, new_id_hash, new_session, setting, value};
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, MaxSessions, Missing, NewSession,
-    Store, Touch,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, MaxSessions, NewSession, Store,
+    Touch, Unreadable,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{IdpSessionId, PublicId, Realm, SessionIdHash};
@@ -30,7 +30,7 @@ fn said(store: &SqliteStore, id_hash: &SessionIdHash, now: Timestamp) -> String 
         Loaded::Live(LiveSession { record, id_hash }) => {
             format!("{record:?} {} {:?}", record.data.as_json(), id_hash.as_bytes())
         }
-        Loaded::Missing(Missing::Undecodable { public_id, .. }) => {
+        Loaded::Unreadable(Unreadable::Undecodable { public_id, .. }) => {
             format!("undecodable {public_id:?}")
         }
         other => format!("{other:?}"),
@@ -301,7 +301,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
     let first = sign_in(NOW);
     assert!(live(&store, &first).unwrap().is_some());
     sign_in(NOW + Duration::from_secs(61));
-    assert!(matches!(store.load(&first, NOW), Ok(Loaded::Missing(Missing::NotFound { .. }))));
+    assert!(matches!(store.load(&first, NOW), Ok(Loaded::Unreadable(Unreadable::NotFound { .. }))));
 }
 
 #[test]
@@ -368,5 +368,8 @@ fn a_store_that_keeps_no_sessions_works_the_same() {
     assert!(matches!(merge(&store, &id_hash, &setting("n", 2)), Ok(CommitAnswer::Done { .. })));
     assert_eq!(value::<u64>(&live(&store, &id_hash).unwrap().unwrap(), "n"), Some(2));
     let late = new_session().limits.deadline(NOW);
-    assert!(matches!(store.load(&id_hash, late), Ok(Loaded::Missing(Missing::NotFound { .. }))));
+    assert!(matches!(
+        store.load(&id_hash, late),
+        Ok(Loaded::Unreadable(Unreadable::NotFound { .. }))
+    ));
 }

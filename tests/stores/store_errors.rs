@@ -12,7 +12,7 @@ use crate::common::{
     Folder, NOW, child, create, end, live, merge, new_id_hash, new_session, on_threads, role,
     setting, sqlite, value,
 };
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Store, Touch, Unreadable};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::list::{Page, SessionFilter};
@@ -189,13 +189,16 @@ fn an_undecodable_session_stays_in_place_until_its_deadline() {
         let before = row();
 
         let found = store.load(&id_hash, NOW).unwrap();
-        let Loaded::Missing(Missing::Undecodable { public_id: Some(public_id), error, .. }) = found
+        let Loaded::Unreadable(Unreadable::Undecodable {
+            public_id: Some(public_id), error, ..
+        }) = found
         else {
             panic!("{spoil} decodes");
         };
         assert_eq!(error.kind(), ErrorKind::Undecodable);
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        let CommitAnswer::Missing(Missing::Undecodable { public_id: Some(other), .. }) = answer
+        let CommitAnswer::Unreadable(Unreadable::Undecodable { public_id: Some(other), .. }) =
+            answer
         else {
             panic!("{answer:?}");
         };
@@ -261,7 +264,7 @@ fn without_grace_the_old_id_is_dead_at_any_time() {
         commit(&id_hash, Action::Create(new_session.clone()));
         commit(&id_hash, Action::Renew { to, grace_until: None });
         let found = store.load(&id_hash, before_1970).unwrap();
-        assert!(matches!(found, Loaded::Missing(Missing::Replaced { .. })));
+        assert!(matches!(found, Loaded::Unreadable(Unreadable::Replaced { .. })));
     }
 }
 
@@ -502,7 +505,7 @@ fn no_byte_of_an_id_is_in_the_files() {
     // The id hash in the database cannot be presented as a cookie.
     let stolen = SessionId::parse(&encoded(to.as_bytes())).unwrap();
     let loaded = store.load(&stolen.hash(Realm::default().tag()), NOW).unwrap();
-    assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })));
+    assert!(matches!(loaded, Loaded::Unreadable(Unreadable::NotFound { .. })));
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

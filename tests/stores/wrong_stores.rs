@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, EndedSession, LiveSession, Loaded, Missing, NewSession,
-    Record, RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch, TouchError,
+    Action, Commit, CommitAnswer, Delta, EndedSession, LiveSession, Loaded, NewSession, Record,
+    RemovalReport, SessionIndex, Store, StoreIdentity, StoreWrapper, Touch, TouchError, Unreadable,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::conformance::{Failures, check};
@@ -48,7 +48,7 @@ impl StoreWrapper for Upsert {
 
     fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match (self.right.commit(commit)?, &commit.action) {
-            (CommitAnswer::Missing(Missing::NotFound { .. }), Action::Merge) => {
+            (CommitAnswer::Unreadable(Unreadable::NotFound { .. }), Action::Merge) => {
                 let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
                 let create = Action::Create(new_session);
                 let delta = commit.delta.clone();
@@ -352,7 +352,11 @@ impl SessionIndex for UsersByPrefix {
     }
 
     /// Ends what an id leads to, signed in or not.
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(
+        &self,
+        id_hashes: &[SessionIdHash],
+        now: Timestamp,
+    ) -> Result<RemovalReport> {
         let mut removed = 0;
         for id_hash in id_hashes {
             let end = Commit::new(id_hash, Action::End, Delta::new(), now);
@@ -393,7 +397,9 @@ impl StoreWrapper for ForgetsReplacedIds {
 
     fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         Ok(match self.right.load(id_hash, now)? {
-            Loaded::Missing(Missing::Replaced { .. }) => Loaded::Missing(Missing::NOT_FOUND),
+            Loaded::Unreadable(Unreadable::Replaced { .. }) => {
+                Loaded::Unreadable(Unreadable::NOT_FOUND)
+            }
             found => found,
         })
     }
@@ -417,7 +423,7 @@ impl StoreWrapper for Panics {
 
     fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match self.right.commit(commit)? {
-            CommitAnswer::Missing(Missing::NotFound { .. }) => panic!("no such row"),
+            CommitAnswer::Unreadable(Unreadable::NotFound { .. }) => panic!("no such row"),
             answer => Ok(answer),
         }
     }

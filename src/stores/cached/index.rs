@@ -102,10 +102,15 @@ impl<C: Cache, S: Store> SessionIndex for CachedStore<C, S> {
         self.0.backing_index("list idle sessions")?.idle_anonymous(realm, keep, limit)
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], now: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(
+        &self,
+        id_hashes: &[SessionIdHash],
+        now: Timestamp,
+    ) -> Result<RemovalReport> {
         self.0.begin_call(now)?;
         let _changing = self.0.in_flight.begin();
-        let ended = self.0.backing_index("evict anonymous sessions")?.end_anonymous(id_hashes, now);
+        let ended =
+            self.0.backing_index("evict anonymous sessions")?.evict_anonymous(id_hashes, now);
         // Also after an error, whose outcome may be unknown.
         self.0.invalidate_sessions(id_hashes.iter().copied(), now);
         ended

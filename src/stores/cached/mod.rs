@@ -375,7 +375,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             | CommitAnswer::Ended(EndedSession { id_hash, .. }) => {
                 inner.invalidate_sessions([presented, *id_hash], now);
             }
-            CommitAnswer::Missing(_) | CommitAnswer::CanJoin { .. } => {
+            CommitAnswer::Unreadable(_) | CommitAnswer::CanJoin { .. } => {
                 inner.invalidate_sessions([presented], now);
             }
             CommitAnswer::TooManySessions => {}

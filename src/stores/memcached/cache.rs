@@ -15,7 +15,7 @@ use crate::stores::memcached::MemcachedStore;
 use crate::stores::memcached::client::{
     CallContext, ItemVersion, KeySpace, Leased, Replacement, Version,
 };
-use crate::stores::memcached::value::{Unreadable, decode_entry, encode_entry};
+use crate::stores::memcached::value::{UnreadableValue, decode_entry, encode_entry};
 
 const INVALIDATE: &str = "invalidate entries in memcached";
 
@@ -62,9 +62,9 @@ impl Cache for MemcachedStore {
         match decode_entry(&item.value, &id) {
             Ok(entry) if entry.record.is_live(now) => return Ok(CacheLookup::Hit(entry)),
             // A newer version of this program may run beside this one.
-            Err(Unreadable::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
+            Err(UnreadableValue::Undecodable(_)) => return Ok(CacheLookup::Miss(None)),
             Ok(_) => {}
-            Err(Unreadable::Foreign(error)) => {
+            Err(UnreadableValue::Foreign(error)) => {
                 self.0.events.raise(&Event::ForeignItem { error: &error });
             }
         }

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::backend::{
-    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, Missing, ReplacedId,
-    SessionWrite,
+    Action, Commit, CommitAnswer, Decision, Found, IdChange, LiveSession, ReplacedId, SessionWrite,
+    Unreadable,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -137,14 +137,14 @@ impl Attempts<'_> {
         let Attempts { inner, commit, call, .. } = *self;
         let found = match commit.action {
             // Its id is new: storing the session shows whether the id is taken.
-            Action::Create(_) => Found::Nothing,
+            Action::Create(_) => Found::NotFound,
             _ => inner.find(&commit.id_hash, call)?,
         };
         let decision = commit.decide(found)?;
         Ok(match self.execute(&decision)? {
             Execution::Done => Some(decision.into_answer(Vec::new())),
             Execution::Conflict => None,
-            Execution::Ended => Some(CommitAnswer::Missing(Missing::NOT_FOUND)),
+            Execution::Ended => Some(CommitAnswer::Unreadable(Unreadable::NOT_FOUND)),
         })
     }
 

@@ -60,10 +60,10 @@ impl MemcachedInner {
             RedirectPath { requested: *id_hash, at: *id_hash, replaced: None, redirects: 0 };
         for _ in 0..MAX_READS {
             let Some(item) = self.client.get(call.context, &path.at)? else {
-                return Ok(Found::Nothing);
+                return Ok(Found::NotFound);
             };
             match self.decode(&item) {
-                Ok(None) => return Ok(Found::Nothing),
+                Ok(None) => return Ok(Found::NotFound),
                 Ok(Some(ItemState::Live(record))) => {
                     let session = LiveSession { record, id_hash: path.at };
                     let found = Found::of_session(session, item.at, call.now);
@@ -74,7 +74,7 @@ impl MemcachedInner {
                 }
                 Ok(Some(ItemState::Redirected(redirect))) => {
                     if !path.follow(&redirect) {
-                        return Ok(Found::Nothing);
+                        return Ok(Found::NotFound);
                     }
                 }
                 Ok(Some(ItemState::Moved(redirect, record))) => {
@@ -82,7 +82,7 @@ impl MemcachedInner {
                 }
                 Ok(Some(ItemState::Reserved(from))) => {
                     if !self.is_moving(&from, &path.at, call)? {
-                        return Ok(Found::Nothing);
+                        return Ok(Found::NotFound);
                     }
                 }
                 Err(error) => {

@@ -29,7 +29,7 @@ use crate::record::{Record, Touch};
 use crate::stores::memcached::client::{
     CallContext, Item, KeySpace, Replacement, ServerClient, Written,
 };
-use crate::stores::memcached::value::{ItemState, Unreadable};
+use crate::stores::memcached::value::{ItemState, UnreadableValue};
 
 pub use builder::MemcachedStoreBuilder;
 
@@ -125,8 +125,8 @@ impl MemcachedInner {
     fn decode(&self, item: &Item) -> Result<Option<ItemState>, Error> {
         match ItemState::decode(&item.value, &item.at.id_hash) {
             Ok(state) => Ok(Some(state)),
-            Err(Unreadable::Undecodable(error)) => Err(error),
-            Err(Unreadable::Foreign(error)) => {
+            Err(UnreadableValue::Undecodable(error)) => Err(error),
+            Err(UnreadableValue::Foreign(error)) => {
                 self.events.raise(&Event::ForeignItem { error: &error });
                 Ok(None)
             }

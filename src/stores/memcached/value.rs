@@ -1,5 +1,5 @@
-//! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. By the id
-//! hash a value that got under the key of another session is not taken for that session.
+//! Encoding of values in memcached: a format byte, a kind byte, the id hash, and a body. The id
+//! hash says whose value it is: under the key of another session it is not taken for that one's.
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
@@ -84,7 +84,7 @@ impl Redirect {
 
 /// Why a value cannot be decoded to an [`ItemState`].
 #[derive(Debug)]
-pub(super) enum Unreadable {
+pub(super) enum UnreadableValue {
     /// A value of this program that this version cannot decode, perhaps of a newer version.
     Undecodable(Error),
     /// A foreign value.
@@ -93,14 +93,14 @@ pub(super) enum Unreadable {
 
 const READING: &str = "read a value from memcached";
 
-impl Unreadable {
+impl UnreadableValue {
     fn foreign(why: &'static str) -> Self {
-        Unreadable::Foreign(Error::with_source(ErrorKind::Undecodable, READING, why))
+        UnreadableValue::Foreign(Error::with_source(ErrorKind::Undecodable, READING, why))
     }
 
     fn newer(format: u8) -> Self {
         let why = format!("its format is {format}, this version reads {FORMAT}");
-        Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, why))
+        UnreadableValue::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, why))
     }
 }
 
@@ -118,8 +118,11 @@ impl ItemState {
     }
 
     /// Decodes the value of the item of `id_hash`.
-    pub(super) fn decode(value: &[u8], id_hash: &SessionIdHash) -> Result<ItemState, Unreadable> {
-        let make_error = || Unreadable::foreign("it ends too early");
+    pub(super) fn decode(
+        value: &[u8],
+        id_hash: &SessionIdHash,
+    ) -> Result<ItemState, UnreadableValue> {
+        let make_error = || UnreadableValue::foreign("it ends too early");
         match split(value, id_hash)? {
             (b'L', body) => record(body).map(ItemState::Live),
             (b'A', body) => {
@@ -132,9 +135,9 @@ impl ItemState {
             }
             (b'F', body) => match Redirect::decode(body).ok_or_else(make_error)? {
                 (redirect, []) => Ok(ItemState::Redirected(redirect)),
-                _ => Err(Unreadable::foreign("bytes follow its end")),
+                _ => Err(UnreadableValue::foreign("bytes follow its end")),
             },
-            _ => Err(Unreadable::foreign("its kind is unknown")),
+            _ => Err(UnreadableValue::foreign("its kind is unknown")),
         }
     }
 }
@@ -200,12 +203,12 @@ pub(super) fn encode_entry(entry: &CacheEntry, id_hash: &SessionIdHash) -> Vec<u
 pub(super) fn decode_entry(
     value: &[u8],
     id_hash: &SessionIdHash,
-) -> Result<CacheEntry, Unreadable> {
+) -> Result<CacheEntry, UnreadableValue> {
     let (b'E', body) = split(value, id_hash)? else {
-        return Err(Unreadable::foreign("its kind is unknown"));
+        return Err(UnreadableValue::foreign("its kind is unknown"));
     };
     let Some((read, body)) = body.split_first_chunk::<8>() else {
-        return Err(Unreadable::foreign("it ends too early"));
+        return Err(UnreadableValue::foreign("it ends too early"));
     };
     Ok(CacheEntry::new(record(body)?, Timestamp::from_millis(i64::from_be_bytes(*read))))
 }
@@ -216,24 +219,24 @@ fn join(kind: u8, id_hash: &SessionIdHash, body: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Splits a value of this format and this id hash into kind and body.
-fn split<'v>(value: &'v [u8], id_hash: &SessionIdHash) -> Result<(u8, &'v [u8]), Unreadable> {
+fn split<'v>(value: &'v [u8], id_hash: &SessionIdHash) -> Result<(u8, &'v [u8]), UnreadableValue> {
     match value {
         [FORMAT, kind, rest @ ..] => match rest.strip_prefix(id_hash.as_bytes().as_slice()) {
             Some(body) => Ok((*kind, body)),
-            None => Err(Unreadable::foreign("it belongs to another id")),
+            None => Err(UnreadableValue::foreign("it belongs to another id")),
         },
         [format, ..] if (FORMAT + 1..=LAST_FORMAT).contains(format) => {
-            Err(Unreadable::newer(*format))
+            Err(UnreadableValue::newer(*format))
         }
-        _ => Err(Unreadable::foreign("its first byte is not that of a value of cloakroom")),
+        _ => Err(UnreadableValue::foreign("its first byte is not that of a value of cloakroom")),
     }
 }
 
-fn record(body: &[u8]) -> Result<Record, Unreadable> {
+fn record(body: &[u8]) -> Result<Record, UnreadableValue> {
     let text = std::str::from_utf8(body).map_err(|source| {
-        Unreadable::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, source))
+        UnreadableValue::Undecodable(Error::with_source(ErrorKind::Undecodable, READING, source))
     })?;
-    Record::from_json(text).map_err(Unreadable::Undecodable)
+    Record::from_json(text).map_err(UnreadableValue::Undecodable)
 }
 
 #[cfg(test)]
@@ -304,7 +307,7 @@ mod tests {
     #[test]
     fn a_value_of_another_id_is_foreign() {
         let other = SessionIdHash::from_bytes([8; 32]);
-        let is_foreign = |error| matches!(error, Unreadable::Foreign(_));
+        let is_foreign = |error| matches!(error, UnreadableValue::Foreign(_));
         for state in states() {
             assert!(is_foreign(ItemState::decode(&state.encode(&other), &KEY).unwrap_err()));
         }
@@ -316,17 +319,17 @@ mod tests {
     fn a_value_of_a_newer_format_is_not_foreign() {
         for value in [&b"\x02Lwhatever"[..], b"\x02", b"\x1f"] {
             assert!(
-                matches!(ItemState::decode(value, &KEY), Err(Unreadable::Undecodable(_))),
+                matches!(ItemState::decode(value, &KEY), Err(UnreadableValue::Undecodable(_))),
                 "{value:?}"
             );
             assert!(
-                matches!(decode_entry(value, &KEY), Err(Unreadable::Undecodable(_))),
+                matches!(decode_entry(value, &KEY), Err(UnreadableValue::Undecodable(_))),
                 "{value:?}"
             );
         }
         let newer = a_record().to_json().replace("\"format\":1", "\"format\":2");
         let value = [&b"\x01L"[..], KEY.as_bytes(), newer.as_bytes()].concat();
-        assert!(matches!(ItemState::decode(&value, &KEY), Err(Unreadable::Undecodable(_))));
+        assert!(matches!(ItemState::decode(&value, &KEY), Err(UnreadableValue::Undecodable(_))));
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl SessionTable {
     /// Looks `id_hash` up at `now`. The key is the session's current id.
     fn find(&self, id_hash: &SessionIdHash, now: Timestamp) -> Found<SessionIdHash> {
         let key = *self.replaced.get(id_hash).unwrap_or(id_hash);
-        let Some(row) = self.rows.get(&key) else { return Found::Nothing };
+        let Some(row) = self.rows.get(&key) else { return Found::NotFound };
         let session = LiveSession { record: row.record.clone(), id_hash: key };
         let found = Found::of_session(session, key, now);
         match row.replaced.iter().find(|id| id.id_hash == *id_hash) {
@@ -470,7 +470,7 @@ impl SessionIndex for MemoryStore {
         Ok(self.read().idle_longest(Some(realm), keep, limit.get()))
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let mut sessions = self.write();
         let began = monotonic_now();
         let before = sessions.rows.len();

@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements};
 use crate::stores::sql::columns::{replaced, session};
-use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, to_int};
+use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, saturating_i64};
 
 /// What a commit reads before its decision. The sessions are locked until the transaction ends.
 struct LockedRows {
@@ -101,10 +101,10 @@ async fn compare_and_swap(
     let record = &merged.record;
     let params = [
         loaded.id_hash.as_bytes().into(),
-        to_int(loaded.record.revision).into(),
+        saturating_i64(loaded.record.revision).into(),
         loaded.record.seen.as_millis().into(),
         Param::Bytes(Some(record.data.as_json().as_bytes())),
-        to_int(record.revision).into(),
+        saturating_i64(record.revision).into(),
         record.seen.as_millis().into(),
         record.deadline().as_millis().into(),
         i64::from(FORMAT).into(),
@@ -118,7 +118,7 @@ async fn create(
     trips: &mut Trips<'_>,
     sql: &Statements,
 ) -> Result<CommitAnswer, CallFailure> {
-    let decision = commit.decide(Found::<()>::Nothing)?;
+    let decision = commit.decide(Found::<()>::NotFound)?;
     let SessionWrite::Insert { session, .. } = &decision.write else {
         return Err(Error::new(ErrorKind::Unexpected, commit.action.operation()).into());
     };
@@ -169,11 +169,11 @@ async fn lock(
             let found = match replaced.iter().find(|id| id.id_hash == *presented) {
                 _ if row::id_hash(row)? == *presented => current,
                 Some(id) => current.through_replaced_id(*id, commit.now),
-                None => Found::Nothing,
+                None => Found::NotFound,
             };
             (found, replaced)
         }
-        None => (Found::Nothing, Vec::new()),
+        None => (Found::NotFound, Vec::new()),
     };
     let of_user = of_user.iter().map(|row| {
         let session = decode::ended_session(row, commit.now)?;

@@ -15,7 +15,7 @@ use crate::stores::postgres::error::CallFailure;
 use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::Statements;
 use crate::stores::postgres::store::PostgresInner;
-use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
+use crate::stores::sql::{self, decode, page_params, saturating_i64, with_condition};
 use crate::sync::monotonic_now;
 
 /// Appends the parameters of `filter` to `params`, and returns its condition.
@@ -90,7 +90,7 @@ impl PostgresInner {
         now: Timestamp,
     ) -> Result<Vec<Summary>> {
         self.pool.call_within(time, operation, async |trips| {
-            let [before, limit] = bounds(page);
+            let [before, limit] = page_params(page);
             let mut params = vec![now.as_millis().into(), before.into(), limit.into()];
             let sql = with_condition(select, &condition(filter, &mut params));
             let rows = trips.query(Query { sql: &sql, params }).await?;
@@ -164,18 +164,22 @@ impl SessionIndex for PostgresInner {
         limit: NonZeroUsize,
     ) -> Result<Vec<SessionIdHash>> {
         self.pool.call_within(CallTime::Bulk, "list idle sessions", async |trips| {
-            let params = [realm.as_str().into(), to_int(keep).into(), to_int(limit.get()).into()];
+            let params = [
+                realm.as_str().into(),
+                saturating_i64(keep).into(),
+                saturating_i64(limit.get()).into(),
+            ];
             let rows = trips.query(Query::new(&self.sql.idle_anonymous, params)).await?;
             Ok(rows.iter().map(row::id_hash).collect::<Result<_>>()?)
         })
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         let began = monotonic_now();
         let removed = self.pool.call("evict anonymous sessions", async |trips| {
             let id_hashes = id_hashes.iter().map(|id_hash| id_hash.as_bytes().as_slice());
             let params = [Param::BytesList(id_hashes.collect())];
-            let end = Query::new(&self.sql.end_anonymous, params);
+            let end = Query::new(&self.sql.evict_anonymous, params);
             Ok(trips.write(end).await?.len())
         })?;
         Ok(RemovalReport::since(began, removed))

@@ -239,7 +239,7 @@ statements! {
          LIMIT LEAST($3, GREATEST(0, \
          (SELECT count(*) FROM {t} WHERE user_key IS NULL AND realm = $1) - $2))";
     // A row that a request has locked is read again when that is done: it may have a user by then.
-    end_anonymous:
+    evict_anonymous:
         "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} WHERE id_hash = ANY($1) \
          AND user_key IS NULL ORDER BY id FOR UPDATE) RETURNING id";
     server_time: "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";

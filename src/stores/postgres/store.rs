@@ -23,7 +23,7 @@ use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
 use crate::stores::sql::columns::REPLACED_ID;
 use crate::stores::sql::decode::{self, SqlRow};
-use crate::stores::sql::to_int;
+use crate::stores::sql::saturating_i64;
 use crate::sync::monotonic_now;
 
 /// The longest difference to the server's clock that needs no attention, in milliseconds.
@@ -97,7 +97,7 @@ impl Store for PostgresStore {
                 return Ok(decode::lookup(row, (), now)?);
             }
             let rows = trips.query(find(&sql.load_by_replaced)).await?;
-            let Some(row) = rows.first() else { return Ok(Found::Nothing) };
+            let Some(row) = rows.first() else { return Ok(Found::NotFound) };
             let replaced = decode::replaced_id(row, REPLACED_ID)?;
             Ok(decode::lookup(row, (), now)?.through_replaced_id(replaced, now))
         })?;
@@ -150,7 +150,7 @@ impl PostgresInner {
     /// Removes at most `limit` expired sessions, and as many forgotten replaced ids. Returns the
     /// number of removed sessions, and those of them that had a user.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<(usize, Vec<EndedSession>)> {
-        let limit = to_int(limit.get());
+        let limit = saturating_i64(limit.get());
         self.pool.call("sweep expired sessions", async |trips| {
             let forget = [now.as_millis().into(), limit.into()];
             trips.query(Query::new(&self.sql.delete_forgotten, forget)).await?;

@@ -5,7 +5,7 @@ use crate::backend::{LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
 use crate::id::{IdpSessionId, UserKey};
 use crate::record::{Client, FORMAT, duration_to_millis};
-use crate::stores::sql::to_int;
+use crate::stores::sql::saturating_i64;
 
 /// The value of a column, which each store converts to a parameter of its driver.
 pub(crate) enum ColumnValue<'v> {
@@ -61,11 +61,11 @@ columns!(session(new: &LiveSession, stored_deadline: Timestamp) {
     authenticated: Int(new.record.authenticated.map(Timestamp::as_millis)),
     seen: Int(Some(new.record.seen.as_millis())),
     id_issued: Int(Some(new.record.id_issued.as_millis())),
-    idle: Int(new.record.limits.idle.map(duration_to_millis).map(to_int)),
+    idle: Int(new.record.limits.idle.map(duration_to_millis).map(saturating_i64)),
     absolute: Int(new.record.limits.absolute_deadline.map(Timestamp::as_millis)),
     deadline: Int(Some(stored_deadline.as_millis())),
     persistent: Bool(new.record.persistent),
-    revision: Int(Some(to_int(new.record.revision))),
+    revision: Int(Some(saturating_i64(new.record.revision))),
     client: OwnedText(new.record.client.as_ref().map(Client::to_json)),
     format: Int(Some(FORMAT.into())),
     data: Data(new.record.data.as_json()),

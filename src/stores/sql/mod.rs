@@ -77,13 +77,13 @@ pub(super) fn malformed(column: &str) -> Error {
 }
 
 /// Returns `number`, or the highest number of a column if it is higher.
-pub(super) fn to_int(number: impl TryInto<i64>) -> i64 {
+pub(super) fn saturating_i64(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
 
 /// Returns the position before which a page begins, and its limit.
-pub(super) fn bounds(page: Page) -> [i64; 2] {
-    [page.after.map_or(i64::MAX, Cursor::position), to_int(page.limit.get())]
+pub(super) fn page_params(page: Page) -> [i64; 2] {
+    [page.after.map_or(i64::MAX, Cursor::position), saturating_i64(page.limit.get())]
 }
 
 /// Decodes the identity of a store, 32 hexadecimal digits.

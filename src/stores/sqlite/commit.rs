@@ -2,17 +2,13 @@
 
 use crate::backend::{Action, Commit, CommitAnswer, Found, SessionWrite, UserMaximum};
 use crate::error::Result;
-use crate::stores::sqlite::write::{JobKind, WriteTx};
-
-pub(super) fn job_kind(commit: &Commit) -> JobKind {
-    if commit.must_survive_power_cut() { JobKind::Synced } else { JobKind::Ordinary }
-}
+use crate::stores::sqlite::write::WriteTx;
 
 /// Finds the session and applies the decision.
 pub(super) fn apply(commit: &Commit, tx: &mut WriteTx<'_>) -> Result<CommitAnswer> {
     let found = match commit.action {
         // `check_free` finds the conflict that a lookup would find.
-        Action::Create(_) => Found::Nothing,
+        Action::Create(_) => Found::NotFound,
         _ => tx.find(commit.id_hash, commit.now)?,
     };
     let mut decision = commit.decide(found)?;

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::record::EndedSession;
-use crate::stores::sql::{self, bounds, decode, to_int, with_condition};
+use crate::stores::sql::{self, decode, page_params, saturating_i64, with_condition};
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteInner;
@@ -58,7 +58,7 @@ pub(super) fn list(
     page: Page,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Summary>> {
-    let [before, limit] = bounds(page);
+    let [before, limit] = page_params(page);
     let (condition, args) = condition(sql, filter);
     let text = with_condition(select, &condition).replace("{limit}", &limit.to_string());
     let columns = [Column::Integer(now.as_millis()), Column::Integer(before)].into_iter();
@@ -134,13 +134,13 @@ impl SessionIndex for SqliteInner {
         })
     }
 
-    fn end_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
+    fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         const OPERATION: &str = "evict anonymous sessions";
         let id_hashes = id_hashes.to_vec();
         let (removed, began) = self.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
             // The transaction holds the write lock by now, and releases it by the commit.
             let began = monotonic_now();
-            Ok((tx.delete_anonymous(&id_hashes)?, began))
+            Ok((tx.evict_anonymous(&id_hashes)?, began))
         })?;
         Ok(RemovalReport::since(began, removed))
     }
@@ -161,7 +161,7 @@ fn idle_anonymous(
         return Ok(Vec::new());
     }
     let anonymous = row::count(&snapshot, &sql.count_anonymous_of, [realm.as_str()])?;
-    let limit = to_int(anonymous.saturating_sub(keep)).min(to_int(limit.get()));
+    let limit = saturating_i64(anonymous.saturating_sub(keep)).min(saturating_i64(limit.get()));
     let mut idle = snapshot.prepare_cached(&sql.idle_anonymous)?;
     let id_hash = |row: &Row<'_>| Ok(SessionIdHash::from_bytes(row.get(0)?));
     idle.query_map(params![realm.as_str(), limit], id_hash)?.collect()

@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::Touch;
-use crate::stores::sql::to_int;
+use crate::stores::sql::saturating_i64;
 use crate::stores::sqlite::commit;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::{Access, InUse};
@@ -246,7 +246,8 @@ impl Store for SqliteStore {
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let commit = commit.clone();
-        let kind = commit::job_kind(&commit);
+        let is_synced = commit.must_survive_power_cut();
+        let kind = if is_synced { JobKind::Synced } else { JobKind::Ordinary };
         let operation = commit.action.operation();
         self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
     }
@@ -265,7 +266,7 @@ impl Store for SqliteStore {
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
-        let limit = to_int(limit.get());
+        let limit = saturating_i64(limit.get());
         let (removed, began, kept) =
             self.0.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
                 // The transaction holds the write lock by now, and releases it by the commit.

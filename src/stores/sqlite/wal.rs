@@ -109,7 +109,7 @@ impl Wal {
     }
 
     /// Returns the number of frames that have this size. Each has one page.
-    fn frames(&self, bytes: u64) -> u32 {
+    fn frames_in(&self, bytes: u64) -> u32 {
         u32::try_from(bytes / self.page_size.max(1)).unwrap_or(u32::MAX)
     }
 
@@ -119,7 +119,7 @@ impl Wal {
 
     /// Returns whether a log with this number of frames needs a checkpoint.
     pub(super) fn is_checkpoint_due(&self, frames: u32) -> bool {
-        self.runs_checkpoints && frames >= self.frames(DUE_BYTES) && self.may_restart(frames)
+        self.runs_checkpoints && frames >= self.frames_in(DUE_BYTES) && self.may_restart(frames)
     }
 
     /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It copies
@@ -143,7 +143,7 @@ impl Wal {
     /// Restarts a log that is too large, on the write connection. Ignores a failure: the commits
     /// before it are valid.
     pub(super) fn restart_if_too_large(&self, connection: &Connection, frames: u32) {
-        if frames >= self.frames(LOG_RESTART_BYTES) {
+        if frames >= self.frames_in(LOG_RESTART_BYTES) {
             let _ = self.restart(connection);
         }
     }
@@ -208,7 +208,7 @@ impl Wal {
         let old = mem::replace(&mut *self.last_blocked.lock().ignore_poison(), new);
         // A blocked checkpoint of a short log is a short contention. A blocked checkpoint of a long
         // log means that a reader holds an old snapshot.
-        let due = self.frames(DUE_BYTES);
+        let due = self.frames_in(DUE_BYTES);
         let is_reported =
             |blocked: Option<BlockedCheckpoint>| blocked.is_some_and(|it| it.frames >= due);
         if is_reported(new) != is_reported(old) {
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_blocked_restart_is_not_repeated_at_every_commit() {
         let wal = Wal::new(4096, true, Events::default());
-        let due = wal.frames(DUE_BYTES);
+        let due = wal.frames_in(DUE_BYTES);
         assert!(wal.is_checkpoint_due(due));
         wal.record_result(due, true);
         for frames in [due, due + 1, due + due / 3] {

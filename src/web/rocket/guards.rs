@@ -29,7 +29,7 @@ impl Drop for OpenedSession {
     /// cannot parse, or one in which another fairing panics. Its sign-outs and revocations still
     /// take effect.
     fn drop(&mut self) {
-        if self.session.is_changed() {
+        if self.session.has_changes_to_store() {
             self.manager.events().raise(&Event::ChangesDiscarded { public_id: None });
         }
         // An already closed session returns an error.

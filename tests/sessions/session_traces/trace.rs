@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use cloakroom::adapter::ResponseHeaders;
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Missing, Record,
+    Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Record, Unreadable,
 };
 use cloakroom::event::Event;
 use cloakroom::id::{PublicId, SessionIdHash};
@@ -83,16 +83,16 @@ impl Trace {
         text
     }
 
-    fn missing(&mut self, missing: &Missing) -> String {
-        match missing {
-            Missing::Replaced { replaced, session, .. } => {
+    fn unreadable(&mut self, unreadable: &Unreadable) -> String {
+        match unreadable {
+            Unreadable::Replaced { replaced, session, .. } => {
                 format!(
                     "{} was replaced by {}",
                     self.id_hash(&replaced.id_hash),
                     self.session(session)
                 )
             }
-            Missing::NotFound { .. } => "not found".into(),
+            Unreadable::NotFound { .. } => "not found".into(),
             other => format!("{other:?}"),
         }
     }
@@ -100,7 +100,7 @@ impl Trace {
     pub(super) fn loaded(&mut self, loaded: &Result<Loaded>) -> String {
         match loaded {
             Ok(Loaded::Live(session)) => self.session(session),
-            Ok(Loaded::Missing(missing)) => self.missing(missing),
+            Ok(Loaded::Unreadable(unreadable)) => self.unreadable(unreadable),
             Err(error) => format!("{:?}", error.kind()),
         }
     }
@@ -158,7 +158,7 @@ impl Trace {
                 format!("revision mismatch {}", self.session(session))
             }
             Ok(CommitAnswer::CanJoin { to, .. }) => format!("can join {}", self.id_hash(to)),
-            Ok(CommitAnswer::Missing(missing)) => self.missing(missing),
+            Ok(CommitAnswer::Unreadable(unreadable)) => self.unreadable(unreadable),
             Ok(CommitAnswer::TooManySessions) => "too many sessions".into(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => format!("{:?}", error.kind()),

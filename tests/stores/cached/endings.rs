@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use cloakroom::backend::{Action, Commit, Delta, Loaded, MaxSessions, Missing, Store};
+use cloakroom::backend::{Action, Commit, Delta, Loaded, MaxSessions, Store, Unreadable};
 use cloakroom::id::SessionIdHash;
 use cloakroom::lifetime::AtMaximum;
 use cloakroom::list::SessionFilter;
@@ -139,11 +139,14 @@ fn not_served_after_a_failure(call: Call, end: impl Fn(&CachedStore<MemoryCache,
         failing.join().unwrap();
     });
     assert!(
-        matches!(backing.load(&id_hash, later).unwrap(), Loaded::Missing(Missing::NotFound { .. })),
+        matches!(
+            backing.load(&id_hash, later).unwrap(),
+            Loaded::Unreadable(Unreadable::NotFound { .. })
+        ),
         "it was done"
     );
     let served = store.load(&id_hash, later + Duration::from_secs(1)).unwrap();
-    assert!(matches!(served, Loaded::Missing(Missing::NotFound { .. })), "{served:?}");
+    assert!(matches!(served, Loaded::Unreadable(Unreadable::NotFound { .. })), "{served:?}");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, Expected, Loaded, MaxSessions, Missing, NewSession, Store,
-    Touch,
+    Action, Commit, CommitAnswer, Delta, Expected, Loaded, MaxSessions, NewSession, Store, Touch,
+    Unreadable,
 };
 use cloakroom::clock::ManualClock;
 use cloakroom::id::SessionIdHash;
@@ -198,7 +198,10 @@ fn a_process_ignores_entries_from_before_its_start() {
         let begun = NOW + Duration::from_millis(1);
         for now in [begun, begun + SECOND * 2] {
             let loaded = restarted.load(&id_hash, now).unwrap();
-            assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })), "{loaded:?}");
+            assert!(
+                matches!(loaded, Loaded::Unreadable(Unreadable::NotFound { .. })),
+                "{loaded:?}"
+            );
         }
     });
 }
@@ -217,11 +220,11 @@ fn an_entry_older_than_the_store_is_invalidated() {
         assert!(matches!(stale(&id_hash), CommitAnswer::RevisionMismatch(_)));
         assert_eq!(stored_n(&fixture.store, &id_hash), Some(2));
         end(&fixture.backing, &id_hash).unwrap();
-        assert!(matches!(stale(&id_hash), CommitAnswer::Missing(Missing::NotFound { .. })));
+        assert!(matches!(stale(&id_hash), CommitAnswer::Unreadable(Unreadable::NotFound { .. })));
         assert_eq!(stored_n(&fixture.store, &id_hash), None);
         let id_hash = fixture.cached_session();
         renew(&fixture.backing, &id_hash, None);
-        assert!(matches!(stale(&id_hash), CommitAnswer::Missing(Missing::Replaced { .. })));
+        assert!(matches!(stale(&id_hash), CommitAnswer::Unreadable(Unreadable::Replaced { .. })));
         assert_eq!(stored_n(&fixture.store, &id_hash), None);
     });
 }

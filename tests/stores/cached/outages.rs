@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::backend::{CommitAnswer, Loaded, Missing, Store};
+use cloakroom::backend::{CommitAnswer, Loaded, Store, Unreadable};
 use cloakroom::event::EventKind;
 use cloakroom::stores::cached::CachedStore;
 use cloakroom::{MemoryStore, SessionManager, SqliteStore};
@@ -120,7 +120,7 @@ fn another_process_sees_a_change_within_the_life_of_an_entry() {
         "stale, within the life of an entry"
     );
     let found = theirs.load(&id_hash, NOW + ENTRY_LIFE).unwrap();
-    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
+    assert!(matches!(found, Loaded::Unreadable(Unreadable::NotFound { .. })));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::thread;
 
 use cloakroom::MemoryStore;
 use cloakroom::backend::{
-    Cache, CacheEntry, CacheLookup, CommitAnswer, Delta, FillLease, LiveSession, Loaded, Missing,
-    Store, Touch,
+    Cache, CacheEntry, CacheLookup, CommitAnswer, Delta, FillLease, LiveSession, Loaded, Store,
+    Touch, Unreadable,
 };
 use cloakroom::list::{Page, SessionFilter};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -194,7 +194,10 @@ fn a_revocation_without_the_cache_is_seen_in_a_second() {
         );
         for id_hash in id_hashes {
             let loaded = fixture.store.load(&id_hash, NOW + SECOND).unwrap();
-            assert!(matches!(loaded, Loaded::Missing(Missing::NotFound { .. })), "{loaded:?}");
+            assert!(
+                matches!(loaded, Loaded::Unreadable(Unreadable::NotFound { .. })),
+                "{loaded:?}"
+            );
         }
         // Later sessions are served from the cache again.
         let later = NOW + SECOND * 2;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
 use cloakroom::backend::{
-    Action, Cache, CacheKey, Commit, CommitAnswer, Delta, Loaded, Missing, Store,
+    Action, Cache, CacheKey, Commit, CommitAnswer, Delta, Loaded, Store, Unreadable,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::SessionIdHash;
@@ -32,7 +32,7 @@ fn a_clear_holds_for_every_process_at_once() {
     assert!(is_live(&one, &new), "what begins after a clear is found by all");
     assert!(is_absent(&other, &id_hash));
     let answer = merge(&other, &id_hash, &setting("n", 3)).unwrap();
-    assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
+    assert!(matches!(answer, CommitAnswer::Unreadable(Unreadable::NotFound { .. })));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, Missing, ReplacedBy, Store, Touch,
+    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, ReplacedBy, Store, Touch, Unreadable,
 };
 use cloakroom::id::{JoinSalt, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -142,7 +142,7 @@ fn a_request_that_stops_anywhere_leaves_one_live_id() {
                 {
                     let old = requests.store.load(&id_hash, NOW).unwrap();
                     assert!(
-                        matches!(old, Loaded::Missing(Missing::Replaced { .. })),
+                        matches!(old, Loaded::Unreadable(Unreadable::Replaced { .. })),
                         "{what}: {old:?}"
                     );
                 }
@@ -297,7 +297,7 @@ fn a_request_with_either_id_finishes_a_move() {
             Loaded::Live(LiveSession { id_hash, .. }) if graced => {
                 assert_eq!(id_hash, to)
             }
-            Loaded::Missing(Missing::Replaced { .. }) if !graced => {}
+            Loaded::Unreadable(Unreadable::Replaced { .. }) if !graced => {}
             other => panic!("{operation:?}: by the old id {other:?}"),
         }
         assert!(is_live(&requests.store, &to));
@@ -320,7 +320,7 @@ fn a_request_with_either_id_finishes_a_move() {
             CommitAnswer::Done { session: LiveSession { id_hash, .. }, .. } if graced => {
                 assert_eq!(id_hash, to)
             }
-            CommitAnswer::Missing(Missing::Replaced { .. }) if !graced => {}
+            CommitAnswer::Unreadable(Unreadable::Replaced { .. }) if !graced => {}
             other => panic!("{operation:?}: by a merge {other:?}"),
         }
     }
@@ -404,7 +404,7 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
     assert!(is_absent(&requests.store, &to));
     assert!(is_live(&requests.store, &id_hash), "the old id still works");
     let answer = merge(&requests.store, &to, &setting("n", 2)).unwrap();
-    assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
+    assert!(matches!(answer, CommitAnswer::Unreadable(Unreadable::NotFound { .. })));
     // A renewal during which the session is signed out leaves no item.
     let id_hash = requests.session(Operation::Renew);
     let to = new_id_hash();
@@ -415,7 +415,10 @@ fn an_unused_reservation_finds_nothing_and_is_removed() {
         hold.wait_until_reached();
         end(&requests.store, &id_hash).unwrap();
         drop(hold);
-        assert!(matches!(request.join().unwrap(), CommitAnswer::Missing(Missing::NotFound { .. })));
+        assert!(matches!(
+            request.join().unwrap(),
+            CommitAnswer::Unreadable(Unreadable::NotFound { .. })
+        ));
     });
     create_at(&requests.store, &to).expect("the id is free");
 }
@@ -460,7 +463,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         assert!(matches!(requests.through.commit(&commit).unwrap(), CommitAnswer::Done { .. }));
         requests.proxy.plan(Plan::Pass);
         match requests.store.load(&id_hash, loaded).unwrap() {
-            Loaded::Missing(Missing::Replaced { replaced, session }) => {
+            Loaded::Unreadable(Unreadable::Replaced { replaced, session }) => {
                 assert_eq!(session.id_hash, to);
                 assert_eq!((replaced.id_hash, replaced.replaced_at), (id_hash, signed_in));
                 let salt = Some(JoinSalt::from_bytes([7; 32]));
@@ -471,8 +474,8 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
         // The id between them was not presented.
         let between = requests.store.load(&renewed, loaded).unwrap();
         match (over_another, between) {
-            (true, Loaded::Missing(Missing::NotFound { .. })) => {}
-            (false, Loaded::Missing(Missing::Replaced { replaced, .. })) => {
+            (true, Loaded::Unreadable(Unreadable::NotFound { .. })) => {}
+            (false, Loaded::Unreadable(Unreadable::Replaced { replaced, .. })) => {
                 assert_eq!(replaced.by, ReplacedBy::SignIn { salt: None });
             }
             (_, other) => panic!("{operation:?}: {other:?}"),

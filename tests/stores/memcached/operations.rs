@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store, Touch};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Store, Touch, Unreadable};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{SessionIdHash, UserKey};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -34,7 +34,7 @@ pub(crate) fn renew(
 }
 
 pub(crate) fn is_absent(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {
-    matches!(store.load(id_hash, NOW).unwrap(), Loaded::Missing(Missing::NotFound { .. }))
+    matches!(store.load(id_hash, NOW).unwrap(), Loaded::Unreadable(Unreadable::NotFound { .. }))
 }
 
 pub(crate) fn is_live(store: &MemcachedStore, id_hash: &SessionIdHash) -> bool {

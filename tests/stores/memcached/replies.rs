@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Loaded, Missing, Store};
+use cloakroom::backend::{Cache, CacheKey, CacheLookup, Delta, Loaded, Store, Unreadable};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
 use cloakroom::{ErrorKind, Result};
@@ -357,7 +357,7 @@ fn an_entry_of_another_session_is_a_miss() {
     raw.set(&to, &value);
     assert!(matches!(store.fetch(&bob, NOW).unwrap(), CacheLookup::Miss(_)));
     let missing = store.load(&SessionIdHash::from_bytes([2; 32]), NOW).unwrap();
-    assert!(matches!(missing, Loaded::Missing(Missing::NotFound { .. })));
+    assert!(matches!(missing, Loaded::Unreadable(Unreadable::NotFound { .. })));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cloakroom::ErrorKind;
 use cloakroom::backend::{
-    CommitAnswer, Delta, LiveSession, Loaded, Missing, Store, Touch, TouchError,
+    CommitAnswer, Delta, LiveSession, Loaded, Store, Touch, TouchError, Unreadable,
 };
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::memcached::MemcachedStore;
@@ -116,7 +116,7 @@ fn a_full_server_drops_sessions_as_a_whole_and_fails_no_request() {
     assert!(!found[0], "40 MB do not fit into 8");
     assert!(found[1990..].iter().all(|found| *found), "the newest are there");
     let answer = merge(&store, &id_hashes[0], &data).unwrap();
-    assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
+    assert!(matches!(answer, CommitAnswer::Unreadable(Unreadable::NotFound { .. })));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_kill_under_load_fails_requests_and_answers_none() {
                         match create(&store, &setting("n", n)) {
                             Ok(id_hash) => match store.load(&id_hash, NOW) {
                                 // Lost as a whole by the restart, or there as a whole.
-                                Ok(Loaded::Missing(Missing::NotFound { .. })) => {}
+                                Ok(Loaded::Unreadable(Unreadable::NotFound { .. })) => {}
                                 Ok(Loaded::Live(LiveSession { record, .. })) => {
                                     assert_eq!(value(&record, "n"), Some(n));
                                 }

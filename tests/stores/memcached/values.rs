@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, Loaded, Missing, NewSession, ReplacedId, Store, Touch,
+    Action, Commit, CommitAnswer, Delta, Loaded, NewSession, ReplacedId, Store, Touch, Unreadable,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::event::{EventKind, Events, LogSink};
@@ -77,9 +77,9 @@ fn garbage_counts_as_absent_and_raises_an_event() {
         assert_eq!(events.count(EventKind::ForeignItem), before + 1);
         // A concurrent write revives nothing; only an action that begins a session succeeds.
         let answer = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
+        assert!(matches!(answer, CommitAnswer::Unreadable(Unreadable::NotFound { .. })));
         let answer = end(&store, &id_hash).unwrap();
-        assert!(matches!(answer, CommitAnswer::Missing(Missing::NotFound { .. })));
+        assert!(matches!(answer, CommitAnswer::Unreadable(Unreadable::NotFound { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(raw.get(&name).unwrap(), garbage);
         assert!(matches!(create_at(&store, &id_hash).unwrap(), CommitAnswer::Done { .. }));
@@ -111,11 +111,11 @@ fn a_value_of_a_newer_version_is_undecodable_and_stays_in_place() {
     for newer in [b"\x02Lwho knows", &newer_record[..]] {
         raw.set(&name, newer);
         let found = store.load(&id_hash, NOW).unwrap();
-        assert!(matches!(found, Loaded::Missing(Missing::Undecodable { .. })));
+        assert!(matches!(found, Loaded::Unreadable(Unreadable::Undecodable { .. })));
         let merged = merge(&store, &id_hash, &setting("n", 2)).unwrap();
-        assert!(matches!(merged, CommitAnswer::Missing(Missing::Undecodable { .. })));
+        assert!(matches!(merged, CommitAnswer::Unreadable(Unreadable::Undecodable { .. })));
         let renewed = renew(&store, &id_hash, &new_id_hash(), None).unwrap();
-        assert!(matches!(renewed, CommitAnswer::Missing(Missing::Undecodable { .. })));
+        assert!(matches!(renewed, CommitAnswer::Unreadable(Unreadable::Undecodable { .. })));
         store.touch(&[(id_hash, Touch::at(NOW + HOUR))], NOW + HOUR).unwrap();
         assert_eq!(create_at(&store, &id_hash).unwrap_err().kind(), ErrorKind::Conflict);
         let to = new_id_hash();
@@ -203,7 +203,7 @@ fn the_injected_clock_decides_about_the_deadline() {
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     let deadline = live(&store, &id_hash).unwrap().unwrap().deadline();
     let found = store.load(&id_hash, deadline).unwrap();
-    assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })));
+    assert!(matches!(found, Loaded::Unreadable(Unreadable::NotFound { .. })));
     assert!(is_live(&store, &id_hash), "it is there all the same");
     assert_eq!(store.sweep(deadline, NonZeroUsize::MIN).unwrap().removed, 0);
 }
@@ -233,7 +233,8 @@ fn a_late_request_revives_no_session_that_has_expired() {
             assert!(
                 matches!(
                     answer,
-                    CommitAnswer::Missing(Missing::NotFound { .. }) | CommitAnswer::Done { .. }
+                    CommitAnswer::Unreadable(Unreadable::NotFound { .. })
+                        | CommitAnswer::Done { .. }
                 ),
                 "{answer:?}"
             );
@@ -244,7 +245,7 @@ fn a_late_request_revives_no_session_that_has_expired() {
             let late =
                 store.commit(&Commit::new(&id_hash, Action::Merge, delta.clone(), before)).unwrap();
             assert!(
-                matches!(late, CommitAnswer::Missing(Missing::NotFound { .. })),
+                matches!(late, CommitAnswer::Unreadable(Unreadable::NotFound { .. })),
                 "act {number}: {late:?}"
             );
             assert!(is_absent(&store, &id_hash));

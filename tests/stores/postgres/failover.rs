@@ -48,7 +48,7 @@ fn a_promoted_synchronous_replica_has_all_that_was_answered() {
     assert!([acknowledged, acknowledged + 1].contains(&stored), "{stored} of {acknowledged}");
     assert!(live(&store, &ended).unwrap().is_none());
     let merged = merge(&store, &ended, &setting("n", 1)).unwrap();
-    assert!(matches!(merged, CommitAnswer::Missing(_)), "{merged:?}");
+    assert!(matches!(merged, CommitAnswer::Unreadable(_)), "{merged:?}");
     all_succeed(&store, &id_hash);
     // The connection to it, from before its promotion, is used on.
     merge(&read_only, &id_hash, &setting("n", -1)).unwrap();

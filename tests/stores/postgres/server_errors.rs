@@ -128,8 +128,8 @@ fn a_row_that_does_not_decode_is_reported_and_stays() {
         assert!(
             matches!(
                 found,
-                cloakroom::backend::Loaded::Missing(
-                    cloakroom::backend::Missing::Undecodable { .. }
+                cloakroom::backend::Loaded::Unreadable(
+                    cloakroom::backend::Unreadable::Undecodable { .. }
                 )
             ),
             "{sql}: {found:?}"

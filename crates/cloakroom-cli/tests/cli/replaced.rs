@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cloakroom::SqliteStore;
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Missing, Store};
+use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Store, Unreadable};
 use cloakroom::id::SessionIdHash;
 
 use crate::common::{Folder, new_id_hash};
@@ -38,9 +38,10 @@ fn renewed(store: &SqliteStore) -> Renewed {
 fn are_remembered(store: &SqliteStore, ids: &Renewed) -> bool {
     let found = [&ids.in_grace, &ids.replaced].map(|id_hash| store.load(id_hash, now()).unwrap());
     match &found {
-        [Loaded::Live(session), Loaded::Missing(Missing::Replaced { session: other, .. })] => {
-            session.id_hash == ids.now && other.id_hash == ids.now
-        }
+        [
+            Loaded::Live(session),
+            Loaded::Unreadable(Unreadable::Replaced { session: other, .. }),
+        ] => session.id_hash == ids.now && other.id_hash == ids.now,
         _ => false,
     }
 }
@@ -80,7 +81,7 @@ fn a_kept_copy_keeps_its_replaced_ids() {
 fn assert_find_nothing(store: &SqliteStore, ids: &[SessionIdHash], command: &[&str]) {
     for id_hash in ids {
         let found = store.load(id_hash, now()).unwrap();
-        assert!(matches!(found, Loaded::Missing(Missing::NotFound { .. })), "{command:?}");
+        assert!(matches!(found, Loaded::Unreadable(Unreadable::NotFound { .. })), "{command:?}");
     }
 }
 

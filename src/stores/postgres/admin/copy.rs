@@ -15,7 +15,7 @@ use crate::stores::postgres::sql::{TableNames, parameters};
 use crate::stores::postgres::store::PostgresInner;
 use crate::stores::sql::columns::{replaced, session};
 use crate::stores::sql::decode::{self, SqlRow};
-use crate::stores::sql::{statements, to_int};
+use crate::stores::sql::{saturating_i64, statements};
 
 const OPERATION: &str = "copy sessions";
 
@@ -64,7 +64,7 @@ statements! {
 pub(super) fn export(store: &PostgresInner, after: i64, limit: usize) -> Result<StoredPage> {
     let sql = PostgresCopySql::new(&store.names);
     store.pool.call_within(CallTime::Bulk, "read every session", async |trips| {
-        let page = Query::new(&sql.after, [after.into(), to_int(limit).into()]);
+        let page = Query::new(&sql.after, [after.into(), saturating_i64(limit).into()]);
         let [rows] = trips.begin([page]).await?;
         let mut page = StoredPage::default();
         for (row, session) in rows.iter().zip(stored(&rows, trips, &sql).await?) {

@@ -11,7 +11,7 @@ use crate::id::PublicId;
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage, StoredSession};
 use crate::stores::sql::columns::{ColumnValue, ROW_ID, replaced, session};
 use crate::stores::sql::decode::{self, SqlRow};
-use crate::stores::sql::{statements, to_int};
+use crate::stores::sql::{saturating_i64, statements};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
@@ -96,7 +96,7 @@ fn page(
     let snapshot = connection.unchecked_transaction()?;
     let mut replaced_of = snapshot.prepare_cached(&sql.replaced_of)?;
     let mut statement = snapshot.prepare_cached(&sql.after)?;
-    let mut rows = statement.query(params![after, to_int(limit)])?;
+    let mut rows = statement.query(params![after, saturating_i64(limit)])?;
     let mut page = StoredPage::default();
     let mut last = None;
     let mut count = 0;

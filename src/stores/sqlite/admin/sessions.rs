@@ -12,7 +12,7 @@ use crate::id::{PublicId, Realm};
 use crate::list::{Page, SessionFilter, Summary};
 use crate::stores::admin::{Admin, ProgressFn, SessionCounts, SessionDetails, sweep_in_batches};
 use crate::stores::copy::{CopyBatch, CopyMark, StoredPage};
-use crate::stores::sql::{bounds, created_counts, decode};
+use crate::stores::sql::{created_counts, decode, page_params};
 use crate::stores::sqlite::admin::copy;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::index;
@@ -47,7 +47,7 @@ impl Admin for SqliteStore {
     ) -> Result<Vec<Summary>> {
         self.0.query("list expired sessions", |connection, sql| match filter {
             SessionFilter::All => {
-                let [before, limit] = bounds(page);
+                let [before, limit] = page_params(page);
                 let mut list = connection.prepare_cached(&sql.list_expired)?;
                 list.query_map([now.as_millis(), before, limit], |row| decode::summary(row))?
                     .collect()

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::backend::{
-        Action, Commit, CommitAnswer, Found, LiveSession, Loaded, Missing, Store,
+        Action, Commit, CommitAnswer, Found, LiveSession, Loaded, Store, Unreadable,
     };
     use crate::data::Value;
     use crate::delta::Delta;
@@ -294,10 +294,13 @@ mod tests {
         assert!(is_cached(&store, &long) && !is_cached(&store, &short));
         assert!(matches!(
             store.load(&short, NOW).unwrap(),
-            Loaded::Missing(Missing::NotFound { .. })
+            Loaded::Unreadable(Unreadable::NotFound { .. })
         ));
         let merged = store.commit(&Commit::new(&short, Action::Merge, setting(1), NOW)).unwrap();
-        assert!(matches!(merged, CommitAnswer::Missing(Missing::NotFound { .. })), "{merged:?}");
+        assert!(
+            matches!(merged, CommitAnswer::Unreadable(Unreadable::NotFound { .. })),
+            "{merged:?}"
+        );
         assert!(is_cached(&store, &long));
     }
 
@@ -309,7 +312,7 @@ mod tests {
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
         let swept = store.0.writer.write(JobKind::Ordinary, "test", move |tx| {
             assert_eq!(tx.sweep(ends, 2)?.len(), 2);
-            assert!(matches!(tx.find(id_hash, NOW)?, Found::Nothing));
+            assert!(matches!(tx.find(id_hash, NOW)?, Found::NotFound));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
         });
         assert_eq!(swept.unwrap_err().kind(), ErrorKind::Full);

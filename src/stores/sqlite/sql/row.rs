@@ -48,7 +48,7 @@ pub(crate) fn find(
                 let replaced = decode::replaced_id(row, REPLACED_ID)?;
                 Ok(lookup(row, now)?.through_replaced_id(replaced, now))
             }
-            None => Ok(Found::Nothing),
+            None => Ok(Found::NotFound),
         }
     };
     query().during("look a session up")

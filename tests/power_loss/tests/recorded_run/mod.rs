@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cloakroom::backend::{Loaded, Maintenance, Missing, Store};
+use cloakroom::backend::{Loaded, Maintenance, Store, Unreadable};
 use cloakroom::id::SessionIdHash;
 use cloakroom::stores::sqlite::rusqlite::types::Value;
 use cloakroom::stores::sqlite::rusqlite::{Connection, Result as SqlResult};
@@ -412,8 +412,8 @@ impl Image {
             Ok(store) => {
                 for id_hash in ledger.ended() {
                     match store.load(id_hash, NOW).map_err(text)? {
-                        Loaded::Missing(Missing::NotFound { .. })
-                        | Loaded::Missing(Missing::Replaced { .. }) => {}
+                        Loaded::Unreadable(Unreadable::NotFound { .. })
+                        | Loaded::Unreadable(Unreadable::Replaced { .. }) => {}
                         other => return Err(format!("an ended id finds {other:?}")),
                     }
                 }

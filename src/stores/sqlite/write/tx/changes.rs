@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::record::{FORMAT, Touch};
 use crate::stores::sql::columns::{ColumnValue, session};
-use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, to_int};
+use crate::stores::sql::{FORGOTTEN_PER_CHANGE, decode, saturating_i64};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::row::{self, FoundRow};
 use crate::stores::sqlite::write::tx::{Affected, WriteTx};
@@ -34,7 +34,7 @@ impl WriteTx<'_> {
     /// Writes the columns that a merge changes: the data, and the activity if it changed.
     pub(crate) fn update_data(&mut self, at: FoundRow, new: &LiveSession) -> Result<()> {
         let record = &new.record;
-        let revision = to_int(record.revision);
+        let revision = saturating_i64(record.revision);
         let data = record.data.as_json();
         if record.seen == at.seen {
             let params = named_params! {

@@ -23,7 +23,7 @@ impl WriteTx<'_> {
     }
 
     /// Deletes those of these sessions that are anonymous, and returns their number.
-    pub(crate) fn delete_anonymous(&mut self, id_hashes: &[SessionIdHash]) -> Result<usize> {
+    pub(crate) fn evict_anonymous(&mut self, id_hashes: &[SessionIdHash]) -> Result<usize> {
         let mut removed = 0;
         for id_hash in id_hashes {
             let row_id: Option<i64> = self

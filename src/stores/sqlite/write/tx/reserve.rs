@@ -17,8 +17,9 @@ use crate::sync::{IgnorePoison, Mutex};
 const BATCH_SIZE: i64 = 64;
 
 /// The maximum number of sessions that one commit examines, so that it never blocks others for
-/// long. Commits that find no anonymous session among these use up the reserve, but reach all
-/// sessions before that: it has room for one new session per 20 stored ones.
+/// long. A commit that finds no anonymous session among these takes its room from the reserve.
+/// After one such commit per 512 stored sessions all have been examined; the reserve has room for
+/// more: one new session per 20 stored ones.
 const MAX_EXAMINED: i64 = 512;
 
 /// The minimum number of pages reserved for sign-ins, unless that is more than half of the file: a
