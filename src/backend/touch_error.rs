@@ -4,7 +4,6 @@
 
 use std::error;
 use std::fmt::{self, Display};
-use std::slice;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::SessionIdHash;
@@ -29,24 +28,27 @@ impl TouchError {
         if failed.is_empty() { Ok(()) } else { Err(TouchError::Sessions(failed)) }
     }
 
-    /// Writes a batch by `touch`, which writes all touches that it is given, or none. If an error
-    /// of one session, such as damage or a trigger, prevents that, writes each touch alone.
+    /// Writes each touch of a batch alone, by `touch`, after an error of one session, such as that
+    /// of a trigger, has undone the whole batch. Stops at the first error of another kind than
+    /// [`Unexpected`](ErrorKind::Unexpected), which is one of the store.
     ///
     /// # Errors
-    /// [`TouchError::Store`] for an error of the store; [`TouchError::Sessions`] for the touches
-    /// that could not be written alone.
-    pub fn write_batch(
+    /// [`TouchError::Sessions`] for the touches that were not written.
+    pub fn write_each(
         batch: &[(SessionIdHash, Touch)],
-        touch: impl Fn(&[(SessionIdHash, Touch)]) -> Result<(), Error>,
+        touch: impl Fn(&(SessionIdHash, Touch)) -> Result<(), Error>,
     ) -> Result<(), Self> {
-        match touch(batch) {
-            Err(error) if concerns_one_session(&error) => {
-                let alone =
-                    |one: &(SessionIdHash, Touch)| Some((*one, touch(slice::from_ref(one)).err()?));
-                TouchError::check(batch.iter().filter_map(alone).collect())
+        let mut failed = Vec::new();
+        let mut rest = batch.iter();
+        while let Some(one) = rest.next() {
+            let Err(error) = touch(one) else { continue };
+            failed.push((*one, error.clone()));
+            if error.kind() != ErrorKind::Unexpected {
+                failed.extend(rest.map(|touch| (*touch, error.clone())));
+                break;
             }
-            touched => Ok(touched?),
         }
+        TouchError::check(failed)
     }
 
     /// Returns the touches of the batch that were not written, each with its error.
@@ -59,10 +61,6 @@ impl TouchError {
             TouchError::Sessions(failed) => failed,
         }
     }
-}
-
-fn concerns_one_session(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
 }
 
 impl From<Error> for TouchError {
@@ -98,3 +96,35 @@ impl Display for TouchError {
 }
 
 impl error::Error for TouchError {}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn writing_each_touch_stops_at_an_error_of_the_store() {
+        let touch = |n: u8| {
+            let seen = Timestamp::from_millis(0) + Duration::from_secs(n.into());
+            (SessionIdHash::from_bytes([n; 32]), Touch::at(seen))
+        };
+        let batch = [0, 1, 2, 3, 4].map(touch);
+        let calls = Cell::new(0);
+        let written = TouchError::write_each(&batch, |one| {
+            calls.set(calls.get() + 1);
+            match batch.iter().position(|touch| touch == one) {
+                Some(1) => Err(Error::new(ErrorKind::Unexpected, "record activity")),
+                Some(3) => Err(Error::new(ErrorKind::Busy, "record activity")),
+                _ => Ok(()),
+            }
+        });
+        let Err(TouchError::Sessions(failed)) = written else { panic!("{written:?}") };
+        let failed: Vec<_> = failed.iter().map(|(touch, error)| (*touch, error.kind())).collect();
+        let kinds = [(1, ErrorKind::Unexpected), (3, ErrorKind::Busy), (4, ErrorKind::Busy)];
+        assert_eq!(failed, kinds.map(|(n, kind)| (batch[n], kind)));
+        assert_eq!(calls.get(), 4, "the last one is not tried");
+    }
+}

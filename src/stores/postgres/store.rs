@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::backend::{
     Store, TouchError,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, Touch};
@@ -115,7 +116,13 @@ impl Store for PostgresStore {
         if batch.is_empty() {
             return Ok(());
         }
-        TouchError::write_batch(batch, |batch| self.0.touch(batch, now))
+        match self.0.touch(batch, now) {
+            // An error of one row, such as that of a trigger, undoes the whole batch.
+            Err(error) if error.kind() == ErrorKind::Unexpected && batch.len() > 1 => {
+                TouchError::write_each(batch, |touch| self.0.touch(slice::from_ref(touch), now))
+            }
+            touched => Ok(touched?),
+        }
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {

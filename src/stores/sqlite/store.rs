@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -95,6 +96,28 @@ impl SqliteInner {
             Some(read_pool) => read_pool.read(operation, work),
             None => self.writer.read(work),
         }
+    }
+
+    /// Writes touches in one transaction. Returns those that an error of their row, such as damage
+    /// or a trigger, prevents; the others are stored.
+    fn touch(
+        &self,
+        batch: &[(SessionIdHash, Touch)],
+        now: Timestamp,
+    ) -> Result<Vec<((SessionIdHash, Touch), Error)>> {
+        let batch = batch.to_vec();
+        self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
+            let mut failed = Vec::new();
+            for (id_hash, touch) in batch {
+                match tx.touch(id_hash, touch, now) {
+                    Err(error) if concerns_one_row(&error) && tx.is_open() => {
+                        failed.push(((id_hash, touch), error))
+                    }
+                    touched => touched?,
+                }
+            }
+            Ok(failed)
+        })
     }
 
     /// Raises an event if rows of other tables keep another number of expired sessions than at the
@@ -216,6 +239,10 @@ fn wait_for_lock(times: i32) -> bool {
     times < 3000
 }
 
+fn concerns_one_row(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
+}
+
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.writer.process().check()?;
@@ -256,12 +283,16 @@ impl Store for SqliteStore {
         if batch.is_empty() {
             return Ok(());
         }
-        TouchError::write_batch(batch, |batch| {
-            let batch = batch.to_vec();
-            self.0.writer.write(JobKind::Ordinary, "record activity", move |tx| {
-                batch.iter().try_for_each(|(id_hash, touch)| tx.touch(*id_hash, *touch, now))
-            })
-        })
+        match self.0.touch(batch, now) {
+            // A trigger has rolled the transaction back.
+            Err(error) if error.kind() == ErrorKind::Unexpected && batch.len() > 1 => {
+                TouchError::write_each(batch, |touch| {
+                    let failed = self.0.touch(slice::from_ref(touch), now)?;
+                    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+                })
+            }
+            failed => TouchError::check(failed?),
+        }
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
