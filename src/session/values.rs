@@ -149,9 +149,10 @@ impl Session {
     }
 
     /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
-    /// requests can both receive the value. To use a value only once, count its uses by
-    /// [`update_now`](Self::update_now): `update_now("uses", |n: Option<u32>| n.unwrap_or(0) + 1)`
-    /// returns `Some(1)` in one request of the session only. The value that a concurrent request
+    /// requests can both receive the value. To use a value only once, call [`user`](Self::user),
+    /// and then count the uses by [`update_now`](Self::update_now): `update_now("uses", |n:
+    /// Option<u32>| n.unwrap_or(0) + 1)` returns `Some(1)` in one request of the session only. The
+    /// value that a concurrent request
     /// stores between the read and the end of this request is removed too.
     ///
     /// ```

@@ -202,7 +202,8 @@ impl SqliteStoreBuilder {
     /// creates, migrates and switches nothing.
     ///
     /// If the file is not writable, changes fail with [`ErrorKind::ReadOnly`]. So does opening if
-    /// the file has a write-ahead log that SQLite cannot read without writing.
+    /// the file has a write-ahead log that SQLite cannot read without writing. In a writable file
+    /// this setting prevents no change of a session.
     pub fn read_only(self) -> Self {
         SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
     }

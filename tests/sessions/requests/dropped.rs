@@ -49,7 +49,7 @@ fn a_dropped_session_that_changed_nothing_is_silent() {
 }
 
 #[test]
-fn a_session_that_is_dropped_after_ignore_is_silent() {
+fn a_dropped_session_after_ignore_reports_only_a_lost_id() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let ignored = |session: &Session| {
