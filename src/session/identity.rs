@@ -12,7 +12,7 @@ impl Session {
     /// Returns the signed-in user; `None` if there is none. The first read of a request loads the
     /// session; later ones do not see what other requests change, such as a sign-out. After a read
     /// that finds a session, the changes of this request can no longer begin [another
-    /// one](Self::set#concurrent-requests).
+    /// one](Self::set).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
