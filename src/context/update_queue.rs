@@ -1,8 +1,8 @@
 //! Queues of the requests that update one session: one at a time, first come, first served.
 //!
 //! A session gets a queue when the first attempt of an update finds a newer revision than it
-//! expects. While it has one, an update joins it before its first attempt. No code
-//! of the application runs under its lock.
+//! expects. While it has one, an update joins it before its first attempt. No code of the
+//! application runs under its lock.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

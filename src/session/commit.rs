@@ -31,8 +31,8 @@ pub enum CommitOutcome {
     /// Changes were discarded: the session had ended, or its id had been replaced without a
     /// [grace](crate::guide::ids#when-the-id-changes), before they could be stored; or the request
     /// [ignores](Session::ignore) the session. After a discard for one of the first two reasons,
-    /// later commits of the request also have this result, even without changes, until a sign-in or
-    /// a [`destroy`](Session::destroy).
+    /// later commits of the request also have this result, even without changes, until a
+    /// sign-in, a [`destroy`](Session::destroy) or an `ignore`.
     Discarded,
 }
 
