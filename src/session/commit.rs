@@ -49,7 +49,7 @@ impl Session {
     ///
     /// The changes then survive a kill of the process in SQLite and PostgreSQL. In SQLite, values
     /// are certain to survive a power cut only with
-    /// [`Durability::Full`](crate::guide::guarantees#changes).
+    /// [`Durability::Full`](crate::guide::guarantees#durability).
     ///
     /// ```
     /// use cloakroom::CommitOutcome;
