@@ -20,7 +20,8 @@
 //! settings](crate::guide::servers#rouille), because of two defects of its server:
 //!
 //! - On a connection that the client has kept open, it delays the body of most responses above
-//!   1 KiB by some 40 ms. tiny_http with [`listen`](crate::web::tiny_http::listen) does not.
+//!   1 KiB by some 40 ms. tiny_http with [`listen`](crate::web::tiny_http::listen) has no such
+//!   delay.
 //! - It closes the connection of a request whose cookie has a non-ASCII byte. Any script of the
 //!   site can set such a cookie, and then this browser cannot reach the site.
 
