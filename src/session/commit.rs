@@ -30,8 +30,8 @@ pub enum CommitOutcome {
     Stored,
     /// Changes were discarded, for one of these reasons:
     /// - the session had ended before they could be stored;
-    /// - its id had been replaced before, and had no
-    ///   [grace](crate::guide::ids#when-the-id-changes), or its grace was over;
+    /// - its id had been replaced before, and the old id [no longer found
+    ///   it](crate::guide::ids#what-an-old-id-does);
     /// - the request [ignores](Session::ignore) the session.
     ///
     /// After a discard for one of the first two reasons, later commits of the request also have

@@ -118,11 +118,11 @@ impl Session {
     ///
     /// So call [`user`](Self::user) first if the value must not be stored in another session.
     ///
-    /// If another request replaces the id, this request finds the session only within the
-    /// [grace](crate::guide::ids#when-the-id-changes) of its id, if it has one. A change that is
-    /// stored later is discarded. If this request was opened more than ten seconds after the
-    /// replacement and after the grace, its change [begins a
-    /// session](crate::guide::ids#what-an-old-id-does).
+    /// If another request replaces the id, the old id finds the session only within its
+    /// [grace](crate::guide::ids#when-the-id-changes), if it has one. A change that would be stored
+    /// later is discarded, unless this request has read the session within the grace. If this
+    /// request was opened more than ten seconds after the replacement and after the grace, its
+    /// change [begins a session](crate::guide::ids#what-an-old-id-does).
     ///
     /// # Errors
     /// After an error the previous value stays.
@@ -260,11 +260,11 @@ impl Session {
     /// ```
     ///
     /// The result [is discarded](crate::guide::values#discarded-changes) if another request has
-    /// ended the session before it is stored. So it is if the id was replaced and has no
-    /// [grace](crate::guide::ids#when-the-id-changes), or its grace is over. In each process at
-    /// most 64 requests wait to update one session, for at most five seconds each. A further
-    /// request, and one that has waited that long, fails at its end with [`ErrorKind::Busy`] and
-    /// stores no values, although this call has succeeded.
+    /// ended the session before it is stored, or has replaced its id, and the old id [no longer
+    /// finds it](crate::guide::ids#what-an-old-id-does). In each process at most 64 requests wait to
+    /// update one session, for at most five seconds each. A further request, and one that has
+    /// waited that long, fails at its end with [`ErrorKind::Busy`] and stores no values, although
+    /// this call has succeeded.
     ///
     /// # Errors
     /// The value stays after an error.
@@ -289,9 +289,9 @@ impl Session {
     /// changes of this request so far are stored too.
     ///
     /// Returns the stored result. Returns `None` if nothing was stored, for one of these reasons:
-    /// the session had ended; its id had been replaced and had no
-    /// [grace](crate::guide::ids#when-the-id-changes), or its grace was over; or this request
-    /// [ignores](Self::ignore) the session.
+    /// the session had ended; its id had been replaced, and the old id [no longer found
+    /// it](crate::guide::ids#what-an-old-id-does); or this request [ignores](Self::ignore) the
+    /// session.
     ///
     /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
     /// before. So only one request of a session gets each number:
