@@ -261,10 +261,11 @@ impl Session {
     ///
     /// The result [is discarded](crate::guide::values#discarded-changes) if another request has
     /// ended the session before it is stored, or has replaced its id, and the old id [no longer
-    /// finds it](crate::guide::ids#what-an-old-id-does). In each process at most 64 requests wait to
-    /// update one session, for at most five seconds each. A further request, and one that has
-    /// waited that long, fails at its end with [`ErrorKind::Busy`] and stores no values, although
-    /// this call has succeeded.
+    /// finds it](crate::guide::ids#what-an-old-id-does).
+    ///
+    /// In each process at most 64 requests wait to update one session, for at most five seconds
+    /// each. A further request, and one that has waited that long, fails at its end with
+    /// [`ErrorKind::Busy`] and stores no values, although this call has succeeded.
     ///
     /// # Errors
     /// The value stays after an error.
