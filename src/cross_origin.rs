@@ -16,11 +16,13 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 ///
 /// Two kinds of requests are checked: those of any method but `GET`, `HEAD` and `OPTIONS`, and
 /// those that ask for a WebSocket. Handlers of the other requests must not change anything on
-/// behalf of the user. A checked request is **cross-origin** if
+/// behalf of the user. A checked request passes if its `Origin` is [trusted](Self::trust) or its
+/// path is [exempt](Self::exempt). Otherwise it is **cross-origin** if
 ///
 /// - its `Sec-Fetch-Site` is neither `same-origin` nor `none`, or
 /// - it has no `Sec-Fetch-Site`, and its `Origin` does not match its `Host`: host or port differ,
-///   the scheme is `http` on an encrypted connection, or the value is `null`.
+///   the scheme is `http` on an encrypted connection, the value is `null`, or there is not exactly
+///   one `Host`.
 ///
 /// All current browsers send `Sec-Fetch-Site` over TLS and to `localhost`, and `Origin` elsewhere.
 /// A request with neither passes. It comes from a program such as curl, which has only the cookies

@@ -16,13 +16,13 @@
 //! adapter runs each call that waits in Tokio's `block_in_place`, so other requests continue, as
 //! long as fewer than `max_blocking` (512) calls wait.
 //!
-//! **Not for** axum, hyper, Actix Web or warp, for which there is no such adapter; for sessions in
+//! **Not for** axum, hyper, Actix Web or warp, for which there is no adapter; for sessions in
 //! Redis, MySQL or MongoDB; for SQLite on Windows. cloakroom checks no passwords and does not
 //! encrypt the data of sessions.
 //!
 //! # Overview
 //!
-//! An application meets four types and an adapter. One [`SessionManager`] has the settings, opens
+//! An application uses four types and an adapter. One [`SessionManager`] has the settings, opens
 //! the session of each request, and lists and ends the sessions of a user. A [`Session`] is that of
 //! one request: it reads and changes values, and signs the user in and out. A store, such as
 //! [`SqliteStore`] or [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you
@@ -67,8 +67,8 @@
 //! The defaults are meant for production. A `POST` that a page of another origin sends is answered
 //! with 403, before the handler runs. A session ends after a day without activity, and at the
 //! latest 30 days after it began or after its last sign-in; without a user, after 7 days. With
-//! SQLite, a power cut can lose values and anonymous sessions of about the last minute, but no
-//! sign-in, sign-out or revocation ([guarantees](guide::guarantees#syncs)).
+//! SQLite, a power cut can lose values and anonymous sessions of about the last minute ([in some
+//! cases of more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
 //!
 //! # Cookbook
 //!

@@ -168,8 +168,8 @@ pub enum Event<'a> {
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
     /// before, and whose grace has ended. Either the client lost the response with the new id, or
     /// the id is stolen. The request cannot read the session. The guide has [the exact
-    /// times](crate::guide::ids). With [`end_session_on_replaced_id`][setting] the session ends.
-    /// Level `Warn`.
+    /// times](crate::guide::ids#what-an-old-id-does). With [`end_session_on_replaced_id`][setting]
+    /// the session ends. Level `Warn`.
     ///
     /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {

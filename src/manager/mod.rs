@@ -132,12 +132,14 @@ impl SessionManager {
         Session::new(self.context.clone(), self.blocking, head, decision)
     }
 
-    /// Checks a request for a [cross-origin](crate::CrossOrigin) cause. Call this before
-    /// [`open`](Self::open). Answer a refused request, without opening it, with status 403 and the
-    /// text [`REFUSED`](crate::cross_origin::REFUSED).
+    /// Returns an error if a page of another origin caused the request and the
+    /// [settings](crate::CrossOrigin) refuse it. Call this before [`open`](Self::open). Answer a
+    /// refused request, without opening it, with status 403 and the text
+    /// [`REFUSED`](crate::cross_origin::REFUSED). A forgotten call changes only the response:
+    /// `open` refuses the request too, and every use of its session fails.
     ///
-    /// It raises the event [`CrossOrigin`](Event::CrossOrigin) of a refused request. If a request
-    /// is only [reported](crate::CrossOrigin::report_only), `open` raises that event.
+    /// The call raises the event [`CrossOrigin`](Event::CrossOrigin) for a refused request. If a
+    /// request is only [reported](crate::CrossOrigin::report_only), `open` raises that event.
     ///
     /// ```
     /// use cloakroom::ErrorKind;

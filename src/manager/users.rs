@@ -169,9 +169,12 @@ impl SessionManager {
     }
 
     /// Ends the session `public_id` if it belongs to `user`. Returns false if it had already ended,
-    /// or if it is another user's, as the public id in a forged request may be. If the request's
-    /// own session is passed as `current`, and is the one that ends, the request continues as after
-    /// [`Session::destroy`].
+    /// or if it is another user's, as the public id in a forged request may be.
+    ///
+    /// `current` is the session of the request that makes this call. Pass it whenever there is one,
+    /// on an administrator's page too: the [event](Event::Revoked) then names its user and address.
+    /// If this session is the one that ends, the request continues as after [`Session::destroy`].
+    /// Pass `None` in a job without a request.
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors). Sessions may have ended after an error

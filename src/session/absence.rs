@@ -43,7 +43,9 @@ pub(super) struct UsedReplacedId {
 impl Session {
     /// Creates a session with the changes of a request that has found none, or discards them. A
     /// discard is reported: by an event, the result of `commit`, and the response. The first row
-    /// that applies decides:
+    /// that applies decides; the [design] has the reasons:
+    ///
+    /// [design]: crate::guide::design#states-of-the-session-of-a-request
     ///
     /// | the request | changed values | only a renewal |
     /// |---|---|---|

@@ -208,7 +208,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
         let read = |record: &Record| record.user.is_some().then_some(record.authenticated);
         Ok(match self.read_record(read)?.flatten() {

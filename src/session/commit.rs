@@ -28,11 +28,15 @@ use crate::session::{READ, Session, State};
 pub enum CommitOutcome {
     /// The changes are stored, perhaps in a [new session](Session::set), or there were none.
     Stored,
-    /// Changes were discarded: the session had ended, or its id had been replaced without a
-    /// [grace](crate::guide::ids#when-the-id-changes), before they could be stored; or the request
-    /// [ignores](Session::ignore) the session. After a discard for one of the first two reasons,
-    /// later commits of the request also have this result, even without changes, until a
-    /// sign-in, a [`destroy`](Session::destroy) or an `ignore`.
+    /// Changes were discarded, for one of these reasons:
+    /// - the session had ended before they could be stored;
+    /// - its id had been replaced before, and the old id [no longer found
+    ///   it](crate::guide::ids#what-an-old-id-does);
+    /// - the request [ignores](Session::ignore) the session.
+    ///
+    /// After a discard for one of the first two reasons, later commits of the request also have
+    /// this result, even without changes, until a sign-in, a [`destroy`](Session::destroy) or an
+    /// `ignore`.
     Discarded,
 }
 

@@ -9,10 +9,16 @@ use crate::record::Record;
 use crate::session::{READ, Session};
 
 impl Session {
-    /// Returns the signed-in user; `None` if there is none. The first read of a request loads the
-    /// session; later ones do not see what other requests change, such as a sign-out. After a read
-    /// that finds a session, the changes of this request can no longer begin [another
-    /// one](Self::set).
+    /// Returns the signed-in user; `None` if there is none.
+    ///
+    /// The first call that reads the session loads it; later ones do not load it again. So a
+    /// handler that runs for long does not see that another request has signed the user out. To
+    /// look again, [open](crate::SessionManager::open) another session with the same cookie.
+    ///
+    /// Call this before the changes of a page for signed-in users. If the session ends after this
+    /// call has found it, the changes of this request [are
+    /// discarded](crate::guide::values#discarded-changes). Without the call they can begin a new
+    /// session without a user: see [`set`](Self::set).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -26,7 +32,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn user(&self) -> Result<Option<UserKey>> {
         self.read_record(|record| record.user.clone()).map(Option::flatten)
     }
@@ -35,7 +41,7 @@ impl Session {
     /// [`confirm_authentication`](Self::confirm_authentication). `None` if no user is signed in.
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn authenticated_at(&self) -> Result<Option<Timestamp>> {
         self.read_record(|record| record.authenticated).map(Option::flatten)
     }
@@ -45,7 +51,7 @@ impl Session {
     /// if no user is signed in.
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn auth_level(&self) -> Result<u16> {
         self.read_record(|record| record.auth_level).map(Option::unwrap_or_default)
     }
@@ -63,7 +69,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn public_id(&self) -> Result<Option<PublicId>> {
         self.read_record(|record| record.public_id)
     }

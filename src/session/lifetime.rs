@@ -130,7 +130,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn deadline(&self) -> Result<Option<Timestamp>> {
         let mut state = self.lock_for_use(READ)?;
         self.ensure_loaded(&mut state)?;
@@ -175,7 +175,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn end_reason(&self) -> Result<Option<EndReason>> {
         let mut state = self.lock_for_use(READ)?;
         self.ensure_loaded(&mut state)?;

@@ -15,7 +15,9 @@ use crate::session::absence::{Absence, UsedReplacedId};
 use crate::session::{Session, State};
 use crate::settings::OnLoadFailure;
 
-/// What the presented ids find.
+/// What the presented ids find. The [design] has the reasons.
+///
+/// [design]: crate::guide::design#states-of-the-session-of-a-request
 ///
 /// | state | entered by | changes in this state |
 /// |---|---|---|

@@ -31,7 +31,7 @@ impl Session {
     /// Gives the session a new id at the end of this request and changes nothing else of it. The
     /// old id then finds the session only within the manager's
     /// [grace](crate::manager::SessionManagerBuilder::renewal_grace), which is zero by default. The
-    /// guide says [what a request with the old id does](crate::guide::ids).
+    /// guide says [what a request with the old id does](crate::guide::ids#what-an-old-id-does).
     ///
     /// The call has no effect if there is no session and none is written, if the presented id has
     /// already been renewed, or if this request has already issued a new id, for example by

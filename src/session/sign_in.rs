@@ -101,9 +101,11 @@ impl Session {
     /// responses have the same id. Otherwise it gives the session another new id. Requests that
     /// present no id, as on a first visit, cannot join: each begins a session of its own.
     ///
-    /// Send the response soon: until it arrives, requests with [the old id](crate::guide::ids) find
-    /// no session. In the first ten seconds their changes are discarded; later they begin a session
-    /// of their own.
+    /// Send the response soon: until it arrives, requests with [the old id][old-id] find no
+    /// session. In the first ten seconds their changes are discarded; later they begin a session of
+    /// their own.
+    ///
+    /// [old-id]: crate::guide::ids#what-an-old-id-does
     ///
     /// # Errors
     /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier

@@ -58,7 +58,7 @@ impl Session {
     /// Returns whether `name` has a value. A JSON `null`, as which `None` is stored, is a value.
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn contains(&self, name: &str) -> Result<bool> {
         let mut state = self.lock_for_use("look for a session value")?;
         state.response.varies = true;
@@ -84,7 +84,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// Fails if the session cannot be read; and [as all methods](Self#errors-of-all-methods).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn names(&self) -> Result<Vec<String>> {
         let mut state = self.lock_for_use("list session values")?;
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
@@ -118,8 +118,11 @@ impl Session {
     ///
     /// So call [`user`](Self::user) first if the value must not be stored in another session.
     ///
-    /// If another request replaces the id without a [grace](crate::guide::ids#when-the-id-changes),
-    /// the change is discarded.
+    /// If another request replaces the id, the old id finds the session only within its
+    /// [grace](crate::guide::ids#when-the-id-changes), if it has one. A change that would be stored
+    /// later is discarded, unless this request has read the session within the grace. If this
+    /// request was opened more than ten seconds after the replacement and after the grace, its
+    /// change [begins a session](crate::guide::ids#what-an-old-id-does).
     ///
     /// # Errors
     /// After an error the previous value stays.
@@ -148,12 +151,11 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the value of `name` and returns it, as [`get`](Self::get) does. Two concurrent
-    /// requests can both receive the value. To use a value only once, call [`user`](Self::user),
-    /// and then count the uses by [`update_now`](Self::update_now): `update_now("uses", |n:
-    /// Option<u32>| n.unwrap_or(0) + 1)` returns `Some(1)` in one request of the session only. The
-    /// value that a concurrent request
-    /// stores between the read and the end of this request is removed too.
+    /// Removes the value of `name` and returns it, as [`get`](Self::get) does.
+    ///
+    /// Two concurrent requests can both receive the value; to use a value only once, see
+    /// [`update_now`](Self::update_now). A value that a concurrent request stores between the read
+    /// and the end of this request is removed too.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -257,11 +259,13 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The result [is discarded](crate::guide::values#discarded-changes) if another request ends
-    /// the session, or replaces its id without a [grace](crate::guide::ids#when-the-id-changes),
-    /// before it is stored. In each process at most 64 requests wait to update one session: in
-    /// further ones this call succeeds, and the end of the request fails with [`ErrorKind::Busy`]
-    /// and stores no values.
+    /// The result [is discarded](crate::guide::values#discarded-changes) if another request has
+    /// ended the session before it is stored, or has replaced its id, and the old id [no longer
+    /// finds it](crate::guide::ids#what-an-old-id-does).
+    ///
+    /// In each process at most 64 requests wait to update one session, for at most five seconds
+    /// each. A further request, and one that has waited that long, fails at its end with
+    /// [`ErrorKind::Busy`] and stores no values, although this call has succeeded.
     ///
     /// # Errors
     /// The value stays after an error.
@@ -285,9 +289,10 @@ impl Session {
     /// result. It is [`update`](Self::update) and [`commit`](Self::commit) in one: all other
     /// changes of this request so far are stored too.
     ///
-    /// Returns the stored result. Returns `None` if nothing was stored, because the session had
-    /// ended or its id had been replaced without a grace, or because this request
-    /// [ignores](Self::ignore) the session.
+    /// Returns the stored result. Returns `None` if nothing was stored, for one of these reasons:
+    /// the session had ended; its id had been replaced, and the old id [no longer found
+    /// it](crate::guide::ids#what-an-old-id-does); or this request [ignores](Self::ignore) the
+    /// session.
     ///
     /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
     /// before. So only one request of a session gets each number:

@@ -1,10 +1,27 @@
-//! Sessions for rouille. For each request, the application calls [`session`] with its handler.
+//! Sessions for rouille.
 //!
-//! rouille's server has two defects, which a proxy in front of it can hide by [two
-//! settings](crate::guide::servers#rouille):
+//! ```no_run
+//! use cloakroom::web::rouille::{Result, session};
+//! use cloakroom::{MemoryStore, Session, SessionManager};
+//! use rouille::Response;
+//!
+//! fn index(session: &Session) -> Result {
+//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+//!     Ok(Response::text(format!("visits: {visits}\n")))
+//! }
+//!
+//! let sessions = SessionManager::new(MemoryStore::new())?;
+//! rouille::start_server("localhost:8000", move |request| session(&sessions, request, index));
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! The guide has a [program with a sign-in](crate::guide::servers#rouille), and says which server
+//! to choose. In production rouille needs a proxy with [two
+//! settings](crate::guide::servers#rouille), because of two defects of its server:
 //!
 //! - On a connection that the client has kept open, it delays the body of most responses above
-//!   1 KiB by some 40 ms. The [adapter for tiny_http](crate::web::tiny_http) avoids the delay.
+//!   1 KiB by some 40 ms. tiny_http with [`listen`](crate::web::tiny_http::listen) has no such
+//!   delay.
 //! - It closes the connection of a request whose cookie has a non-ASCII byte. Any script of the
 //!   site can set such a cookie, and then this browser cannot reach the site.
 
