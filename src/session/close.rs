@@ -67,7 +67,6 @@ impl Session {
         if !has_failed {
             self.renew_old_id(state);
         }
-        self.touch_at_end(state);
         let id_fields = match state.load_state.issued().or_else(|| self.id_to_reseal(state)) {
             Some(id) => self.fields_with_id(id, state),
             // Only a sign-out removes the cookie. If a read found no session, another response may

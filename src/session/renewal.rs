@@ -72,7 +72,7 @@ impl Session {
     /// browser before the session ends. Overlapping requests still present the old id, so it has a
     /// grace, even if the manager gives none to renewals by the handler.
     pub(super) fn renew_old_id(&self, state: &mut State) {
-        let Some(touch) = self.request_touch(state) else { return };
+        let Some(touch) = state.touch.filter(|_| !state.is_ignored) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
         let LiveSession { record, id_hash } = &**session;
         let settings = &self.context.settings;
