@@ -297,8 +297,8 @@ pub enum Event<'a> {
     },
     /// The id of a session could not be renewed by its age
     /// ([`renew_every`](crate::manager::SessionManagerBuilder::renew_every), or before its cookie
-    /// expires in the browser). The request does not fail, and the next one tries again. Level
-    /// `Warn`.
+    /// expires in the browser) or that of its cookie's key. The request does not fail, and the next
+    /// one tries again. Level `Warn`.
     RenewalFailed {
         /// The session's public id.
         public_id: &'a PublicId,

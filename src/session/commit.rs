@@ -91,7 +91,7 @@ impl Session {
     /// | [`destroy`](Self::destroy) | cancelled: the user stays signed in | carried out; changes after it begin a new session |
     /// | `sign_in`, `confirm_authentication` | stays | stored, with all changes before it |
     /// | the first [CSRF token](Self::csrf_token) of an existing session | stays valid | is refused later |
-    /// | activity | not recorded, except by a commit, or within ten minutes of the idle limit | not recorded |
+    /// | activity | recorded by the first read and by a commit | not recorded |
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -108,6 +108,10 @@ impl Session {
     pub fn ignore(&self) -> Result<()> {
         let mut state = self.lock_unclosed("ignore the session")?;
         state.is_ignored = true;
+        // A use by a read is recorded already, one by a change is not.
+        if let LoadState::Unread = state.load_state {
+            state.touch = None;
+        }
         state.ending.sign_out = SignOut::NotRequested;
         Ok(())
     }
@@ -192,8 +196,8 @@ impl Session {
                 (Some(id), Action::Renew { to, grace_until })
             }
         };
-        let touch = self.request_touch(state);
-        let plan = CommitPlan { id_hash: *id_hash, action, touch, delta: DeltaPlan::AllChanges };
+        let delta = DeltaPlan::AllChanges;
+        let plan = CommitPlan { id_hash: *id_hash, action, touch: state.touch, delta };
         let State { load_state, changes, .. } = state;
         let answer = self.commit_with_retries(load_state, changes, &plan)?;
         let session = match live_or_unreadable(answer)? {
@@ -228,8 +232,8 @@ impl Session {
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
         let action = Action::Create(new_session);
-        let touch = self.request_touch(state);
-        let plan = CommitPlan { id_hash, action, touch, delta: DeltaPlan::AllChanges };
+        let delta = DeltaPlan::AllChanges;
+        let plan = CommitPlan { id_hash, action, touch: state.touch, delta };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
         let CommitAnswer::Done { session, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));

@@ -196,7 +196,7 @@ impl Session {
         let data = state.load_state.data();
         let expected = state.load_state.expected();
         separate.update(CSRF_SECRET, data, expected, Box::new(keep_stored))?;
-        let touch = self.request_touch(state);
+        let touch = state.touch;
         let plan =
             CommitPlan { id_hash, action: Action::Merge, touch, delta: DeltaPlan::AllChanges };
         let answer = self.commit_with_retries(&mut state.load_state, &mut separate, &plan)?;

@@ -117,8 +117,8 @@ impl Session {
     /// Returns the time at which the session ends if no further request uses it, for a page that
     /// warns of it; `None` if there is no session or no limit. The use by this request counts if
     /// its [activity](Self#activity) is due to be stored, so the time moves in steps of a fortieth
-    /// of the idle limit. A request that [ignores](Self::ignore) its session does not move it, nor
-    /// does a prefetch.
+    /// of the idle limit. A request that has called [`ignore`](Self::ignore) before its first read
+    /// does not move it, nor does a prefetch.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -137,11 +137,7 @@ impl Session {
         let Some(session) = state.load_state.session() else { return Ok(None) };
         let mut record = session.record.clone();
         let new_idle = state.changes.delta().idle_limit().filter(|_| !state.is_ignored);
-        // A limit that this request changes counts from the commit, which comes later.
-        let now = state.first_use.unwrap_or(record.seen);
-        // A call of `ignore` does not undo the touch of the first read.
-        let touch = self.request_touch(&state).or(state.touched);
-        record.touch_if_due(touch, new_idle, now);
+        record.touch_if_due(state.touch, new_idle, self.context.now());
         record.limits.idle = new_idle.or(record.limits.idle);
         Ok(Some(record.deadline()).filter(|deadline| *deadline != Timestamp::MAX))
     }

@@ -107,6 +107,7 @@ impl Session {
         state.response.varies = true;
         if let LoadState::Unread = state.load_state {
             let now = self.context.now();
+            self.record_use(state, || now);
             if let Err(error) = self.load(state, now) {
                 if self.context.settings.on_load_failure == OnLoadFailure::Fail {
                     return Err(error);
@@ -136,7 +137,6 @@ impl Session {
 
     /// Loads the session of the first presented id that finds one.
     fn load(&self, state: &mut State, now: Timestamp) -> Result<()> {
-        state.first_use.get_or_insert(now);
         let mut replaced_id: Option<UsedReplacedId> = None;
         let mut retired = RetiredSinceOpen::No;
         for id_hash in self.presented.id_hashes(self.realm_tag()) {

@@ -117,17 +117,10 @@ const READ: &str = "read the session";
 /// In a slow handler, read the session first: the idle limit restarts at a request's first use of
 /// its session, not at the request's end.
 ///
-/// Activity is stored at most once per fortieth of the idle limit: by the request's commit or, if
-/// there is none, by the cleaner within a second of the request's end. It is stored earlier if the
-/// session is about to expire:
-///
-/// | time left until the idle limit, at the first read | the activity is stored |
-/// |---|---|
-/// | at most ten minutes | by the cleaner, within a second of that read |
-/// | at most two seconds, or the limit itself is below a minute | by that read |
-///
-/// If there is no cleaner, or its queue is full, the request stores the activity itself. The stored
-/// time is that of the first use.
+/// Activity is stored at most once per fortieth of the idle limit: by the cleaner, within a second
+/// of the first read, or by the request's commit, if that is earlier. The first read itself stores
+/// it if the session ends within two seconds, if its idle limit is below a minute, if there is no
+/// cleaner, or if the cleaner's queue is full. The stored time is that of the first use.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
@@ -168,11 +161,10 @@ struct State {
     cross_site_allowed: bool,
     is_closed: bool,
     response: ResponseFacts,
-    /// The time of the first use of the session, which its touch records.
-    first_use: Option<Timestamp>,
-    /// The touch that the first read has written, or handed over to the cleaner. The loaded record
-    /// stays without it, because a store can compare that record with the stored one.
-    touched: Option<Touch>,
+    /// The time of the first use of the session. `None` before that, in a prefetch, and after an
+    /// `ignore` before the first read. The loaded record stays without the touch, because a store
+    /// can compare that record with the stored one.
+    touch: Option<Touch>,
 }
 
 /// What the response must say beside the id. A fact is never reset.
@@ -355,7 +347,7 @@ impl Session {
         state.refuse_after_failed_load(operation)?;
         self.check_cross_site(&state, operation)?;
         state.response.varies = true;
-        state.first_use.get_or_insert_with(|| self.context.now());
+        self.record_use(&mut state, || self.context.now());
         Ok(state)
     }
 }

@@ -133,7 +133,7 @@ impl Session {
         let settings = &self.context.settings;
         let now = self.context.now();
         let idle_limit = authentication.apply(&mut new_session, set_before, settings, now)?;
-        let touch = self.request_touch(&state);
+        let touch = state.touch;
         let State { load_state, changes, .. } = &mut *state;
         let owner = load_state.session().and_then(|session| session.record.user.as_ref());
         // Neither the data of one user's session nor changes computed from it may reach the session

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::common::app::{App, Browser, complete, on_both_stores, set_cookie, user, user_of};
+use crate::common::app::{
+    App, Browser, complete, on_both_stores, set_cookie, sign_in, user, user_of,
+};
+use crate::common::every_store;
 use crate::common::faulty::Call;
 use crate::common::memcached::shared;
 use crate::common::{Folder, HOUR, NOW, cached_store};
@@ -294,17 +297,6 @@ fn activity_that_cannot_be_written_is_an_event_and_no_failure() {
 }
 
 #[test]
-fn a_failed_touch_of_the_first_read_is_repeated_at_the_end() {
-    on_both_stores(idle_alone(SECOND * 900), |app| {
-        let browser = app.visitor(1);
-        app.clock.advance(SECOND * 800);
-        app.store.fail(Call::Touch, 1, ErrorKind::Busy);
-        assert!(read(&app, &browser));
-        assert_eq!((app.count(EventKind::TouchFailed), app.store.touched()), (1, 1));
-    });
-}
-
-#[test]
 fn activity_is_judged_when_it_is_written() {
     on_both_stores(idle(HOUR), |app| {
         let browser = app.visitor(1);
@@ -332,8 +324,13 @@ fn on_every_store(test: impl Fn(&dyn Fn() -> SessionManagerBuilder)) {
 
 type Use = fn(&Session);
 
-/// Uses a session 100 s before its idle limit of 900 s, and ends the request 100 s after it.
-fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
+/// Uses a session at `used`, and ends the request at `ended`, after the idle limit of 900 s.
+fn outlast(
+    builder: SessionManagerBuilder,
+    cleaner: bool,
+    during: Use,
+    [used, ended]: [Duration; 2],
+) {
     let clock = ManualClock::new(NOW);
     let limit = SECOND * 900;
     let builder = match cleaner {
@@ -345,18 +342,18 @@ fn outlast(builder: SessionManagerBuilder, cleaner: bool, during: Use) {
         assert_eq!(session.sign_in(user("ada")).unwrap(), SignIn::Done);
         session.set("n", 1).unwrap();
     });
-    clock.set(NOW + SECOND * 800);
+    clock.set(NOW + used);
     let slow = browser.open(&sessions);
     during(&slow);
     if cleaner {
         sessions.flush().unwrap();
     }
-    clock.set(NOW + SECOND * 1000);
+    clock.set(NOW + ended);
     let headers = complete(&sessions, &slow);
     assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
-    clock.set(NOW + SECOND * 1700 - MILLI);
+    clock.set(NOW + used + limit - MILLI);
     assert!(look(&sessions, &browser), "it counts from its first use");
-    clock.set(NOW + SECOND * 1700);
+    clock.set(NOW + used + limit);
     assert!(!look(&sessions, &browser), "and not from its end");
 }
 
@@ -375,8 +372,11 @@ fn a_request_that_outlasts_the_idle_limit_keeps_its_session() {
     ];
     on_every_store(|builder| {
         for during in uses {
-            outlast(builder(), true, during);
-            outlast(builder(), false, during);
+            for times in [[100, 950], [800, 1000]] {
+                let times = times.map(|seconds| SECOND * seconds);
+                outlast(builder(), true, during, times);
+                outlast(builder(), false, during, times);
+            }
         }
     });
 }
@@ -460,20 +460,52 @@ fn a_merge_has_the_loaded_session_as_it_is_stored() {
 }
 
 #[test]
-fn far_from_the_idle_limit_activity_is_written_at_the_end() {
+fn activity_is_written_at_the_first_read() {
     on_both_stores(idle_alone(HOUR), |app| {
         let browser = app.visitor(1);
         app.clock.advance(MINUTE * 30);
         let session = browser.open(&app.sessions);
         assert_eq!(session.get("n").unwrap(), Some(1));
+        assert_eq!((app.store.touched(), app.store.calls(Call::Touch)), (1, 1));
         app.clock.advance(MINUTE * 5);
-        assert_eq!(app.store.calls(Call::Touch), 0);
+        assert_eq!(session.get("n").unwrap(), Some(1));
         complete(&app.sessions, &session);
         assert_eq!(app.store.calls(Call::Touch), 1);
         app.clock.set(NOW + MINUTE * 90 - MILLI);
         assert_eq!(app.live(), 1);
         app.clock.advance(MILLI);
         assert_eq!(app.live(), 0, "it counts from its first use");
+    });
+}
+
+#[test]
+fn a_touch_that_comes_after_its_requests_commit_does_nothing() {
+    every_store::on_every_store(idle(HOUR), |app| {
+        let changes: [Use; 4] = [
+            |session| session.set("n", 2).unwrap(),
+            |session| session.renew().unwrap(),
+            |session| sign_in(session, "ada"),
+            |session| session.destroy().unwrap(),
+        ];
+        let mut clients = changes.map(|change| (change, app.visitor(1)));
+        app.clock.advance(HOUR / 2);
+        let control = app.store.hold(Call::Touch);
+        let open = clients.each_ref().map(|(_, client)| client.open(&app.sessions));
+        open.iter().for_each(|session| assert_eq!(session.get("n").unwrap(), Some(1)));
+        control.wait_until_reached();
+        for (session, (change, client)) in open.iter().zip(&mut clients) {
+            change(session);
+            client.take(&complete(&app.sessions, session));
+        }
+        control.open();
+        app.sessions.flush().unwrap();
+        let failed = [EventKind::TouchFailed, EventKind::CleanerFailed].map(|kind| app.count(kind));
+        assert_eq!(failed, [0, 0]);
+        app.clock.advance(HOUR - MILLI);
+        let live = clients.each_ref().map(|(_, client)| lives(&app, client));
+        assert_eq!(live, [true, true, true, false]);
+        app.clock.advance(MILLI);
+        assert!(!clients.iter().any(|(_, client)| lives(&app, client)));
     });
 }
 

@@ -6,13 +6,14 @@ use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::cookie::CookieConfig;
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{CommitOutcome, ErrorKind, Lifetime};
+use cloakroom::{CommitOutcome, ErrorKind, Lifetime, Session};
 
 use crate::common::app::{
     ATTRIBUTES, App, Browser, ENDED, WEEK, assert_new_id, complete, defaults, get, issued,
     on_both_stores, set_cookie, sign_in, user_of,
 };
 use crate::common::faulty::Call;
+use crate::common::{HOUR, NOW};
 use crate::requests::BEGINNINGS;
 
 #[test]
@@ -248,12 +249,34 @@ fn an_ignored_request_is_no_activity() {
     let configure = |builder: SessionManagerBuilder| builder.without_cleaner();
     on_both_stores(configure, |app| {
         let browser = app.visitor(1);
-        app.clock.advance(crate::common::HOUR);
+        app.clock.advance(HOUR);
+        let before: [fn(&Session); 2] = [|_| (), |session| session.set("n", 2).unwrap()];
+        for first in before {
+            let session = browser.open(&app.sessions);
+            first(&session);
+            session.ignore().unwrap();
+            assert!(session.contains("n").unwrap());
+            assert_eq!(session.deadline().unwrap(), Some(NOW + HOUR * 24));
+            complete(&app.sessions, &session);
+        }
+        assert_eq!(app.store.calls(Call::Touch), 0);
+    });
+}
+
+#[test]
+fn an_ignore_after_a_read_leaves_its_activity() {
+    let configure = |builder: SessionManagerBuilder| builder.without_cleaner();
+    on_both_stores(configure, |app| {
+        let browser = app.visitor(1);
+        app.clock.advance(HOUR);
         let session = browser.open(&app.sessions);
         assert_eq!(session.get("n").unwrap(), Some(1));
         session.ignore().unwrap();
+        let ends = NOW + HOUR * 25;
+        assert_eq!(session.deadline().unwrap(), Some(ends));
         complete(&app.sessions, &session);
-        assert_eq!(app.store.calls(Call::Touch), 0);
+        assert_eq!(app.store.calls(Call::Touch), 1);
+        assert_eq!(browser.open(&app.sessions).deadline().unwrap(), Some(ends));
     });
 }
 

@@ -58,7 +58,6 @@ fn a_page_fetched_in_advance_does_not_count_as_activity() {
     let idle = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::idle(hour));
     on_both_stores(idle, |app| {
         let visitor = app.visitor(1);
-        // Within ten minutes of the limit, and before.
         for part in [0.5, 0.4] {
             app.clock.advance(hour.mul_f64(part));
             let reader = in_advance(&app.sessions, &visitor);

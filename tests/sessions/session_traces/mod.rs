@@ -1,6 +1,6 @@
 //! Random sequences of calls on two racing requests, with failures of the store and panics.
 //!
-//! `tests/fixtures/session_traces.txt` has 200 of them as text, with the results, headers, events
+//! `tests/fixtures/session_traces.txt` has 203 of them as text, with the results, headers, events
 //! and calls of the store: a difference is a change of behaviour. They contain every kind of line
 //! that 20,000 sequences gave. `CLOAKROOM_TRACES_UPDATE=1` writes their texts anew, and `git diff`
 //! shows what has changed. Further sequences are different in each run, and the invariants are
