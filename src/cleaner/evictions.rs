@@ -4,6 +4,7 @@
 //! thus be one above the maximum, and during an eviction further sessions begin; DESIGN.md
 //! ("Anonymous sessions") says what a restart and other processes add.
 
+use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,9 +59,14 @@ impl AnonymousCounter {
     }
 
     /// Counts a session. Returns whether the thread must be woken for a check: only for one
-    /// session, because the thread asks again after each eviction.
+    /// session, because a thread that is awake asks itself whether one is due.
     pub(super) fn count_one(&self) -> bool {
         self.until_check.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    /// Begins a check, and the count of the sessions until the next one.
+    fn begin_check(&self, maximum: &MaxAnonymous) {
+        self.until_check.store(maximum.check_every() as i64, Ordering::SeqCst);
     }
 }
 
@@ -71,61 +77,66 @@ pub(super) struct Evictions {
     maximum: Option<MaxAnonymous>,
     counter: Arc<AnonymousCounter>,
     pacer: BatchPacer,
+    /// The end of the pause after the last batch.
+    next_call_at: Instant,
     /// The listed sessions that are to be ended, those that were idle longest last.
     listed: Vec<SessionIdHash>,
-    /// Whether the eviction ends with the listed sessions.
-    is_last_list: bool,
+    /// Whether a list follows these.
+    has_more: bool,
+    /// The number of sessions that the eviction has ended.
+    ended: usize,
 }
 
 /// A call of the store.
-pub(super) enum EvictionCall<'e> {
+pub(super) enum EvictionCall {
     /// List at most [`MAX_LISTED`] sessions of `realm`, without the `keep` that were used last.
-    List { realm: &'e Realm, keep: u64 },
+    List { realm: Realm, keep: u64 },
     /// End these.
     End(Vec<SessionIdHash>),
 }
 
 impl Evictions {
     /// Makes the evictions above the maximum, with the counter of the sessions that begin.
-    pub(super) fn new(maximum: Option<MaxAnonymous>) -> (Arc<AnonymousCounter>, Self) {
+    pub(super) fn new(
+        maximum: Option<MaxAnonymous>,
+        start: Instant,
+    ) -> (Arc<AnonymousCounter>, Self) {
         let counter = Arc::new(AnonymousCounter::new(maximum.as_ref()));
         let evictions = Evictions {
             maximum,
             counter: counter.clone(),
             pacer: BatchPacer::new(),
+            next_call_at: start,
             listed: Vec::new(),
-            is_last_list: false,
+            has_more: false,
+            ended: 0,
         };
         (counter, evictions)
     }
 
-    /// Starts an eviction if none runs and a check is due. Returns whether it did.
-    pub(super) fn start_if_due(&mut self, instant: Instant) -> bool {
-        let Some(maximum) = &self.maximum else { return false };
-        let until_check = self.counter.until_check.load(Ordering::SeqCst);
-        let is_starting = until_check < 1 && self.pacer.next_due().is_none();
-        if is_starting {
-            let more = maximum.check_every() as i64 - until_check;
-            self.counter.until_check.fetch_add(more, Ordering::SeqCst);
-            self.pacer.start(instant);
-        }
-        is_starting
+    /// Returns whether an eviction runs.
+    fn is_running(&self) -> bool {
+        self.has_more || !self.listed.is_empty()
     }
 
     /// Returns the time at which the next call is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.pacer.next_due()
+        let is_due = self.is_running() || self.counter.until_check.load(Ordering::SeqCst) < 1;
+        is_due.then_some(self.next_call_at)
     }
 
     /// Returns the call to make now, if one is due.
-    pub(super) fn due_call(&mut self, instant: Instant) -> Option<EvictionCall<'_>> {
+    pub(super) fn due_call(&mut self, instant: Instant) -> Option<EvictionCall> {
         let maximum = self.maximum.as_ref()?;
-        let batch_size = self.pacer.due_batch(instant)?.get();
-        if self.listed.is_empty() {
-            return Some(EvictionCall::List { realm: &maximum.realm, keep: maximum.target() });
+        self.next_due().filter(|due| *due <= instant)?;
+        if !self.listed.is_empty() {
+            let batch_start = self.listed.len().saturating_sub(self.pacer.batch_size().get());
+            return Some(EvictionCall::End(self.listed.split_off(batch_start)));
         }
-        let batch_start = self.listed.len().saturating_sub(batch_size);
-        Some(EvictionCall::End(self.listed.split_off(batch_start)))
+        self.counter.begin_check(maximum);
+        // Until its result: a panic of the application's event sink must not lose the list.
+        self.has_more = true;
+        Some(EvictionCall::List { realm: maximum.realm.clone(), keep: maximum.target() })
     }
 
     /// Takes the result of a list; an error counts as an empty one. Returns the number of ended
@@ -133,7 +144,7 @@ impl Evictions {
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<usize> {
         self.listed = listed.unwrap_or_default();
         self.listed.reverse();
-        self.is_last_list = self.listed.len() < MAX_LISTED.get();
+        self.has_more = self.listed.len() >= MAX_LISTED.get();
         self.finish_if_done()
     }
 
@@ -147,15 +158,17 @@ impl Evictions {
     ) -> Option<usize> {
         match result {
             Ok(report) => {
-                self.pacer.batch_done(&report, began_at, ended_at);
+                let took = ended_at.saturating_duration_since(began_at);
+                self.ended = self.ended.saturating_add(report.removed);
+                self.next_call_at = ended_at + self.pacer.pause_after(&report, took);
             }
-            Err(_) => (self.listed, self.is_last_list) = (Vec::new(), true),
+            Err(_) => (self.listed, self.has_more) = (Vec::new(), false),
         }
         self.finish_if_done()
     }
 
     fn finish_if_done(&mut self) -> Option<usize> {
-        (self.listed.is_empty() && self.is_last_list).then(|| self.pacer.finish())
+        (!self.is_running()).then(|| mem::take(&mut self.ended))
     }
 }
 
@@ -194,53 +207,53 @@ mod tests {
     }
 
     /// Makes evictions for which a check is due.
-    fn due(maximum: MaxAnonymous) -> (Arc<AnonymousCounter>, Evictions) {
+    fn due(maximum: MaxAnonymous, now: Instant) -> (Arc<AnonymousCounter>, Evictions) {
         let check_every = maximum.check_every();
-        let (counter, evictions) = Evictions::new(Some(maximum));
+        let (counter, evictions) = Evictions::new(Some(maximum), now);
         assert!((0..check_every).any(|_| counter.count_one()));
         (counter, evictions)
     }
 
+    fn lists(call: Option<EvictionCall>) -> bool {
+        matches!(call, Some(EvictionCall::List { .. }))
+    }
+
     #[test]
     fn one_new_session_wakes_the_thread_for_each_check() {
-        let maximum = maximum(96);
         let now = Instant::now();
-        let (counter, mut evictions) = Evictions::new(Some(maximum));
-        assert!(!evictions.start_if_due(now));
+        let (counter, mut evictions) = Evictions::new(Some(maximum(96)), now);
+        assert!(evictions.due_call(now).is_none());
         assert_eq!([(); 5].map(|()| counter.count_one()), [false, false, true, false, false]);
-        assert!(evictions.start_if_due(now));
-        assert!(!evictions.start_if_due(now));
+        assert!(lists(evictions.due_call(now)));
         assert_eq!([(); 4].map(|()| counter.count_one()), [false, false, true, false]);
-        assert!(!evictions.start_if_due(now), "one runs");
+        assert_eq!(evictions.list_done(Ok(ids(1))), None);
+        assert!(!lists(evictions.due_call(now)), "one runs");
+        assert_eq!(evictions.batch_done(Ok(RemovalReport::new(0, MILLI)), now, now), Some(0));
+        assert!(lists(evictions.due_call(now)), "as many have begun during the check");
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
-        assert!(evictions.start_if_due(now), "as many have begun during the check");
-        assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
-        assert!(!evictions.start_if_due(now));
-        let (unlimited, mut evictions) = Evictions::new(None);
+        assert!(evictions.due_call(now).is_none());
+        let (unlimited, mut evictions) = Evictions::new(None, now);
         assert!(!(0..5000).any(|_| unlimited.count_one()));
-        assert!(!evictions.start_if_due(now));
+        assert!(evictions.due_call(now).is_none());
     }
 
     #[test]
     fn the_first_check_is_due_after_a_thousand_sessions() {
         let now = Instant::now();
-        let maximum = maximum(1_000_000);
-        let (counter, mut evictions) = Evictions::new(Some(maximum));
+        let (counter, mut evictions) = Evictions::new(Some(maximum(1_000_000)), now);
         assert_eq!((1..=1000).find(|_| counter.count_one()), Some(1000));
-        assert!(evictions.start_if_due(now));
+        assert!(lists(evictions.due_call(now)));
         assert_eq!(evictions.list_done(Ok(vec![])), Some(0));
         assert_eq!((1..=40_000).find(|_| counter.count_one()), Some(31_250));
         assert!(!(0..40_000).any(|_| counter.count_one()), "the thread is awake");
-        assert!(evictions.start_if_due(now));
+        assert!(lists(evictions.due_call(now)));
     }
 
     #[test]
     fn the_longest_idle_are_evicted_first_with_pauses() {
         let now = Instant::now();
-        let maximum = maximum(96);
-        let (_, mut evictions) = due(maximum);
-        assert!(evictions.due_call(now).is_none());
-        assert!(evictions.start_if_due(now));
+        let (_, mut evictions) = due(maximum(96), now);
+        assert_eq!(evictions.next_due(), Some(now));
         assert!(matches!(evictions.due_call(now), Some(EvictionCall::List { keep: 94, .. })));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
         let Some(EvictionCall::End(mut first)) = evictions.due_call(now) else { panic!() };
@@ -257,15 +270,30 @@ mod tests {
     }
 
     #[test]
+    fn another_list_follows_a_full_one() {
+        let now = Instant::now();
+        let (_, mut evictions) = due(maximum(96), now);
+        assert!(lists(evictions.due_call(now)));
+        assert_eq!(evictions.list_done(Ok(ids(100_000))), None);
+        let mut ended = 0;
+        while let Some(EvictionCall::End(batch)) = evictions.due_call(now) {
+            ended += batch.len();
+            let report = RemovalReport::new(batch.len(), Duration::ZERO);
+            assert_eq!(evictions.batch_done(Ok(report), now, now), None);
+        }
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(ended));
+        assert_eq!((ended, evictions.next_due()), (100_000, None));
+    }
+
+    #[test]
     fn an_error_ends_an_eviction() {
         let now = Instant::now();
-        let maximum = maximum(96);
-        let (counter, mut evictions) = due(maximum);
+        let (counter, mut evictions) = due(maximum(96), now);
         let error = || Error::new(ErrorKind::Busy, "test");
-        assert!(evictions.start_if_due(now));
+        assert!(lists(evictions.due_call(now)));
         assert_eq!(evictions.list_done(Err(error())), Some(0));
         assert!((0..3).any(|_| counter.count_one()));
-        assert!(evictions.start_if_due(now));
+        assert!(lists(evictions.due_call(now)));
         assert_eq!(evictions.list_done(Ok(ids(2000))), None);
         assert!(evictions.due_call(now).is_some());
         assert_eq!(evictions.batch_done(Err(error()), now, now), Some(0));

@@ -79,14 +79,14 @@ impl Cleaner {
     ) -> Result<Self> {
         let (sender, receiver) = bounded(CHANNEL_CAPACITY);
         let (touch_sender, touches) = touch_channel();
-        let (anonymous, evictions) = Evictions::new(max_anonymous);
+        let start = monotonic_now();
+        let (anonymous, evictions) = Evictions::new(max_anonymous, start);
         let stop = Arc::new(AtomicBool::new(false));
         if let Some(maintenance) = store.maintenance() {
             let sender = sender.clone();
             // If the channel is full, maintenance runs after the next sweep at the latest.
             maintenance.on_due(Box::new(move || drop(sender.try_send(Message::Maintenance))));
         }
-        let start = monotonic_now();
         let worker = Worker {
             clock_guard: ClockGuard::new(clock.now(), start),
             caller: StoreCaller { store, events, failing: vec![], stop: stop.clone() },
@@ -247,7 +247,6 @@ impl Worker {
         if let Some((as_of, batch_size)) = self.sweeps.due_call(instant) {
             self.sweep_a_batch(as_of, batch_size);
         }
-        self.start_eviction_if_due();
         self.evict_a_batch();
     }
 
@@ -283,22 +282,17 @@ impl Worker {
         finished.reply();
     }
 
-    fn start_eviction_if_due(&mut self) {
-        if self.evictions.start_if_due(monotonic_now()) {
-            // Otherwise a session in use could seem idle.
-            let _ = self.write_touches();
-        }
-    }
-
     /// Lists the anonymous sessions above their maximum, or ends a batch of those listed.
     fn evict_a_batch(&mut self) {
         let began_at = monotonic_now();
         let finished = match self.evictions.due_call(began_at) {
             None => return,
             Some(EvictionCall::List { realm, keep }) => {
+                // Otherwise a session in use could seem idle.
+                let _ = self.write_touches();
                 let listed = self
                     .caller
-                    .call(EVICT, |store| index_of(store)?.idle_anonymous(realm, keep, MAX_LISTED));
+                    .call(EVICT, |store| index_of(store)?.idle_anonymous(&realm, keep, MAX_LISTED));
                 self.evictions.list_done(listed)
             }
             Some(EvictionCall::End(id_hashes)) => {
@@ -308,10 +302,7 @@ impl Worker {
                 self.evictions.batch_done(ended, began_at, monotonic_now())
             }
         };
-        let Some(sessions) = finished else { return };
-        // Before the event, because the application's sink may panic.
-        self.start_eviction_if_due();
-        if sessions > 0 {
+        if let Some(sessions @ 1..) = finished {
             self.caller.events.raise(&Event::AnonymousEvicted { sessions: sessions as u64 });
         }
     }

@@ -1,6 +1,5 @@
 //! The times of sweeps and of their batches.
 
-use std::mem;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -19,10 +18,18 @@ pub(super) struct SweepSchedule {
     interval: Duration,
     next_sweep_at: Instant,
     pacer: BatchPacer,
-    /// A sweep removes the sessions that have expired by this time, so that a step of the clock
-    /// during the sweep has no effect. `None` before the first sweep.
-    as_of: Option<Timestamp>,
-    /// The callers that wait for the end of the sweep that runs.
+    running: Option<Sweep>,
+}
+
+#[derive(Debug)]
+struct Sweep {
+    /// It removes the sessions that have expired by this time, so that a step of the clock during
+    /// the sweep has no effect.
+    as_of: Timestamp,
+    next_batch_at: Instant,
+    /// The number of sessions removed so far.
+    removed: usize,
+    /// The callers that wait for its end.
     replies: Vec<Reply>,
 }
 
@@ -42,8 +49,7 @@ impl SweepSchedule {
             interval,
             next_sweep_at: start + interval,
             pacer: BatchPacer::new(),
-            as_of: None,
-            replies: vec![],
+            running: None,
         }
     }
 
@@ -59,14 +65,15 @@ impl SweepSchedule {
 
     /// Returns the time at which the next batch or sweep is due.
     pub(super) fn next_due(&self) -> Instant {
-        self.pacer.next_due().unwrap_or(self.next_sweep_at)
+        self.running.as_ref().map_or(self.next_sweep_at, |sweep| sweep.next_batch_at)
     }
 
     /// Starts a sweep, or extends the running one, to sessions that have expired by `as_of`.
     pub(super) fn start(&mut self, as_of: Timestamp, instant: Instant, reply: Option<Reply>) {
-        self.pacer.start(instant);
-        self.as_of = Some(as_of);
-        self.replies.extend(reply);
+        let new = Sweep { as_of, next_batch_at: instant, removed: 0, replies: vec![] };
+        let sweep = self.running.get_or_insert(new);
+        sweep.as_of = as_of;
+        sweep.replies.extend(reply);
     }
 
     /// Returns the call of [`Store::sweep`] to make now, if one is due: its time, and the size of
@@ -74,7 +81,8 @@ impl SweepSchedule {
     ///
     /// [`Store::sweep`]: crate::backend::Store::sweep
     pub(super) fn due_call(&self, instant: Instant) -> Option<(Timestamp, NonZeroUsize)> {
-        Some((self.as_of?, self.pacer.due_batch(instant)?))
+        let due = self.running.as_ref().filter(|sweep| sweep.next_batch_at <= instant);
+        due.map(|sweep| (sweep.as_of, self.pacer.batch_size()))
     }
 
     /// Takes the result of a batch. A full batch is followed by another. Any other batch, and an
@@ -85,12 +93,18 @@ impl SweepSchedule {
         began_at: Instant,
         ended_at: Instant,
     ) -> Option<FinishedSweep> {
-        if result.as_ref().is_ok_and(|report| self.pacer.batch_done(report, began_at, ended_at)) {
-            return None;
+        let mut sweep = self.running.take()?;
+        if let Ok(report) = &result {
+            let is_full = report.removed >= self.pacer.batch_size().get();
+            let took = ended_at.saturating_duration_since(began_at);
+            sweep.removed = sweep.removed.saturating_add(report.removed);
+            sweep.next_batch_at = ended_at + self.pacer.pause_after(report, took);
+            if is_full {
+                self.running = Some(sweep);
+                return None;
+            }
         }
-        let removed = self.pacer.finish();
-        let replies = mem::take(&mut self.replies);
-        Some(FinishedSweep { removed: result.map(|_| removed), replies })
+        Some(FinishedSweep { removed: result.map(|_| sweep.removed), replies: sweep.replies })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::sync::monotonic_now;
 
 /// The size at which the newer half becomes the older one: at least this many ids are remembered,
 /// and at most twice as many.
-pub(super) const HALF_SIZE: usize = 10_000;
+const HALF_SIZE: usize = 10_000;
 
 /// A value for each of the latest id hashes.
 #[derive(Debug)]

@@ -162,7 +162,6 @@ impl Drop for CallInFlight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::recent_ids::HALF_SIZE;
 
     #[test]
     fn a_retired_id_counts_for_requests_that_began_before() {
@@ -193,24 +192,5 @@ mod tests {
         assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::InDoubt);
         drop(in_flight);
         assert_eq!(retired_ids.retired_since(&other, before), RetiredSinceOpen::No);
-    }
-
-    #[test]
-    fn the_memory_is_bounded() {
-        let retired_ids = RetiredIds::new();
-        let id_hash = |n: usize| {
-            let mut bytes = [0; 32];
-            bytes[..8].copy_from_slice(&n.to_le_bytes());
-            SessionIdHash::from_bytes(bytes)
-        };
-        let before = retired_ids.now();
-        retired_ids.add((0..5 * HALF_SIZE).map(id_hash));
-        let kept = {
-            let memory = retired_ids.lock();
-            (0..5 * HALF_SIZE).filter(|n| memory.retired_at.get(&id_hash(*n)).is_some()).count()
-        };
-        assert!(kept <= 2 * HALF_SIZE);
-        let last = id_hash(5 * HALF_SIZE - 1);
-        assert!(retired_ids.retired_since_blocking(&last, before));
     }
 }

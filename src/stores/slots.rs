@@ -1,17 +1,14 @@
 //! An r2d2 pool of slots, whose connections the callers open on their own threads. If r2d2 opened
-//! them, it would retry a failure until the timeout, and report it as a text without a kind. Its
-//! check of a connection before each use is off too, because it would cost as much as a read.
+//! them, it would retry a failure until the timeout, and report it as a text without a kind.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, Pool, PooledConnection};
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// How long to wait for r2d2 before asking it again: it wakes no waiter when it drops a slot.
-const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A pool of a fixed number of slots. Clones share them.
 pub(super) type SlotPool<C> = Pool<EmptySlots<C>>;
@@ -28,7 +25,6 @@ pub(super) fn pool<C: Send + 'static>(
         .min_idle(Some(0))
         .idle_timeout(max_idle)
         .max_lifetime(max_lifetime)
-        .test_on_check_out(false)
         .build_unchecked(EmptySlots(PhantomData))
 }
 
@@ -42,17 +38,19 @@ pub(super) fn take<C: Send + 'static>(
     operation: &'static str,
     deadline: Instant,
 ) -> Result<PooledConnection<EmptySlots<C>>> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match pool.get_timeout(left.min(RECHECK_INTERVAL)) {
-            Ok(slot) => return Ok(slot),
-            Err(_) if left > RECHECK_INTERVAL => {}
-            Err(_) => {
-                let why = format!("all {} connections are in use", pool.max_size());
-                return Err(Error::with_source(ErrorKind::Busy, operation, why));
-            }
-        }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let mut slot = pool.get_timeout(left).map_err(|_| {
+        let why = format!("all {} connections are in use", pool.max_size());
+        Error::with_source(ErrorKind::Busy, operation, why)
+    })?;
+    // r2d2 hands out the slot that was returned last. An empty one must not hide the open ones.
+    let mut empty = Vec::new();
+    while slot.is_none()
+        && let Some(next) = pool.try_get()
+    {
+        empty.push(mem::replace(&mut slot, next));
     }
+    Ok(slot)
 }
 
 /// Makes empty slots for connections of the type `C`.
@@ -67,14 +65,14 @@ impl<C: Send + 'static> ManageConnection for EmptySlots<C> {
         Ok(None)
     }
 
+    /// Checks nothing: a check before each use would cost as much as a read.
     fn is_valid(&self, _: &mut Option<C>) -> Result<(), Infallible> {
         Ok(())
     }
 
-    /// Makes r2d2 drop a slot without a connection: it hands out the slot that was returned last,
-    /// so an empty one would hide the open ones.
-    fn has_broken(&self, slot: &mut Option<C>) -> bool {
-        slot.is_none()
+    /// Keeps an empty slot: r2d2 wakes no waiter when it drops one.
+    fn has_broken(&self, _: &mut Option<C>) -> bool {
+        false
     }
 }
 

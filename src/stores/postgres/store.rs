@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::backend::{
     Store, TouchError,
 };
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::{EndedSession, Touch};
@@ -24,7 +23,7 @@ use crate::stores::postgres::row::{self, get};
 use crate::stores::postgres::sql::{AdvisoryLocks, Statements, TableNames};
 use crate::stores::sql::columns::REPLACED_ID;
 use crate::stores::sql::decode::{self, SqlRow};
-use crate::stores::sql::saturating_i64;
+use crate::stores::sql::{self, saturating_i64};
 use crate::sync::monotonic_now;
 
 /// The longest difference to the server's clock that needs no attention, in milliseconds.
@@ -113,16 +112,7 @@ impl Store for PostgresStore {
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match self.0.touch(batch, now) {
-            // An error of one row, such as that of a trigger, undoes the whole batch.
-            Err(error) if error.kind() == ErrorKind::Unexpected && batch.len() > 1 => {
-                TouchError::write_each(batch, |touch| self.0.touch(slice::from_ref(touch), now))
-            }
-            touched => Ok(touched?),
-        }
+        sql::touch(batch, |batch| Ok(self.0.touch(batch, now)?))
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {

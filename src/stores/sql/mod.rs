@@ -4,10 +4,14 @@
 pub(super) mod columns;
 pub(super) mod decode;
 
-use crate::backend::StoreIdentity;
+use std::slice;
+
+use crate::backend::{StoreIdentity, TouchError};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::SessionIdHash;
 use crate::list::{Cursor, Page};
+use crate::record::Touch;
 
 /// The maximum number of forgotten replaced ids, of any session, that are deleted when others are
 /// stored, so that their table does not grow without bound.
@@ -48,6 +52,25 @@ pub(super) fn created_counts(periods: &[Timestamp], now: Timestamp) -> String {
         )
     };
     bounds.map(column).collect()
+}
+
+/// Writes a batch of touches by `write`, a transaction. An error of one row, such as that of a
+/// trigger, undoes it all; then each touch is written alone.
+pub(super) fn touch(
+    batch: &[(SessionIdHash, Touch)],
+    write: impl Fn(&[(SessionIdHash, Touch)]) -> Result<(), TouchError>,
+) -> Result<(), TouchError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    match write(batch) {
+        Err(TouchError::Store(error))
+            if error.kind() == ErrorKind::Unexpected && batch.len() > 1 =>
+        {
+            TouchError::write_each(batch, |touch| Ok(write(slice::from_ref(touch))?))
+        }
+        written => written,
+    }
 }
 
 /// Fails with [`ErrorKind::Invalid`] unless `name` is safe inside double quotes and has at most

@@ -3,7 +3,6 @@
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Events};
 use crate::id::SessionIdHash;
 use crate::record::Touch;
-use crate::stores::sql::saturating_i64;
+use crate::stores::sql::{self, saturating_i64};
 use crate::stores::sqlite::commit;
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::file::{Access, InUse};
@@ -98,15 +97,11 @@ impl SqliteInner {
         }
     }
 
-    /// Writes touches in one transaction. Returns those that an error of their row, such as damage
-    /// or a trigger, prevents; the others are stored.
-    fn touch(
-        &self,
-        batch: &[(SessionIdHash, Touch)],
-        now: Timestamp,
-    ) -> Result<Vec<((SessionIdHash, Touch), Error)>> {
+    /// Writes touches in one transaction, except those that an error of their row, such as damage
+    /// or a trigger, prevents.
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
         let batch = batch.to_vec();
-        self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
+        let failed = self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
             let mut failed = Vec::new();
             for (id_hash, touch) in batch {
                 match tx.touch(id_hash, touch, now) {
@@ -117,7 +112,8 @@ impl SqliteInner {
                 }
             }
             Ok(failed)
-        })
+        })?;
+        TouchError::check(failed)
     }
 
     /// Raises an event if rows of other tables keep another number of expired sessions than at the
@@ -280,19 +276,7 @@ impl Store for SqliteStore {
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match self.0.touch(batch, now) {
-            // A trigger has rolled the transaction back.
-            Err(error) if error.kind() == ErrorKind::Unexpected && batch.len() > 1 => {
-                TouchError::write_each(batch, |touch| {
-                    let failed = self.0.touch(slice::from_ref(touch), now)?;
-                    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
-                })
-            }
-            failed => TouchError::check(failed?),
-        }
+        sql::touch(batch, |batch| self.0.touch(batch, now))
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
