@@ -246,7 +246,7 @@ impl<'m> Adapter<'m> {
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is(COOKIE) {
-                if self.manager.context.settings.may_contain_id(value) {
+                if self.manager.context.id_settings.may_contain_id(value) {
                     head = head.cookie(value);
                 }
             } else if is(FORWARDED_PROTO) {
@@ -272,7 +272,7 @@ impl<'m> Adapter<'m> {
 
     /// Returns the request header that carries the id, if that is not a cookie.
     fn id_header(self) -> Option<&'m str> {
-        match &self.manager.context.settings.transport {
+        match &self.manager.context.id_settings.transport {
             Transport::Cookie(_) => None,
             Transport::Header(name) => Some(name),
         }
@@ -282,7 +282,7 @@ impl<'m> Adapter<'m> {
     /// two with the same text, because each would overwrite the other's ids.
     #[must_use]
     pub fn id_transport(self) -> String {
-        match &self.manager.context.settings.transport {
+        match &self.manager.context.id_settings.transport {
             Transport::Cookie(cookie) => format!("the cookie {}", cookie.name),
             Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }

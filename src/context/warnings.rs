@@ -23,7 +23,7 @@ impl Context {
     /// Returns the browsers that reject the cookie of a response to this request; `None` if its
     /// browser accepts it.
     pub(crate) fn rejecting_browsers(&self, head: &RequestHead<'_>) -> Option<RejectingBrowsers> {
-        let Transport::Cookie(cookie) = &self.settings.transport else { return None };
+        let Transport::Cookie(cookie) = &self.id_settings.transport else { return None };
         let host = head.host.once().filter(|_| cookie.secure && !head.secure)?;
         if !is_loopback(host) {
             return Some(RejectingBrowsers::Any);

@@ -154,7 +154,7 @@ impl SessionManager {
     /// # Errors
     /// [`ErrorKind::CrossOrigin`] if the request is refused; the event has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
-        let decision = self.context.settings.origin_decision(head);
+        let decision = self.context.origin_decision(head);
         if decision.is_refusal() {
             self.report_origin(head, decision);
             return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
@@ -164,7 +164,7 @@ impl SessionManager {
 
     /// Decides about the origin of a request, and raises the event if it is cross-origin.
     pub(crate) fn decide_and_report_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
-        let decision = self.context.settings.origin_decision(head);
+        let decision = self.context.origin_decision(head);
         self.report_origin(head, decision);
         decision
     }
@@ -266,7 +266,7 @@ impl SessionManager {
     /// Returns the realm of this manager.
     #[must_use]
     pub fn realm(&self) -> &Realm {
-        &self.context.settings.realm
+        &self.context.id_settings.realm
     }
 
     /// Returns the HTTP status for a request that failed with `error`, for a handler with its own

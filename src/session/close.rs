@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::backend::{LiveSession, Loaded};
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
@@ -75,9 +76,9 @@ impl Session {
             None if state.ending.sign_out != SignOut::NotRequested
                 && !self.presented.is_empty() =>
             {
-                let settings = &self.context.settings;
-                let mut fields = settings.transport.remove(settings.no_store_when_signed_in);
-                fields.extend(settings.former_removals());
+                let Context { id_settings, settings, .. } = &*self.context;
+                let mut fields = id_settings.transport.remove(settings.no_store_when_signed_in);
+                fields.extend(id_settings.former_removals());
                 fields
             }
             None => Vec::new(),
@@ -98,7 +99,7 @@ impl Session {
 
     /// Returns the header fields that send the id of the live session.
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
-        let settings = &self.context.settings;
+        let settings = &self.context.id_settings;
         let now = self.context.now();
         self.context.warn_if_rejected(self.rejecting_browsers);
         let record = state.load_state.session().map(|session| &session.record);
@@ -114,7 +115,7 @@ impl Session {
     }
 
     fn headers(&self, state: &State, id_fields: Vec<IdField>) -> ResponseHeaders {
-        let settings = &self.context.settings;
+        let Context { id_settings, settings, .. } = &*self.context;
         let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
         // What a streamed body reads later is not known yet.
         let reads_later =
@@ -132,7 +133,7 @@ impl Session {
         };
         ResponseHeaders {
             id_fields,
-            vary_on: varies.then(|| settings.transport.request_header()),
+            vary_on: varies.then(|| id_settings.transport.request_header()),
             discarded: state.response.reports_discard,
             sharing,
             no_store: is_private || is_form,

@@ -262,7 +262,7 @@ impl Session {
         head: &RequestHead<'_>,
         origin_check: OriginDecision,
     ) -> Self {
-        let presented = Presented::of(&context.settings, head);
+        let presented = Presented::of(&context.id_settings, head);
         let address = head.client_address(context.settings.proxies);
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
@@ -297,7 +297,7 @@ impl Session {
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let realm = self.realm_tag();
         let has_same_ids = || {
-            let presented = Presented::of(&context.settings, head);
+            let presented = Presented::of(&context.id_settings, head);
             presented.id_hashes(realm).eq(self.presented.id_hashes(realm))
         };
         Arc::ptr_eq(&self.context, context) && has_same_ids()
@@ -311,7 +311,7 @@ impl Session {
 
     /// Returns the realm of the ids that this session reads and issues.
     fn realm_tag(&self) -> RealmTag {
-        self.context.settings.realm_tag
+        self.context.id_settings.realm_tag
     }
 
     /// Returns whether the browser prefetches the page, and may never show it.

@@ -9,7 +9,7 @@ use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{RequestHead, SmallList};
 use crate::session::Session;
-use crate::settings::{Settings, Transport};
+use crate::settings::{IdSettings, Transport};
 
 /// An id that a request presents.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Presented {
     const MAX_HASHED: usize = 4096;
 
     /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
-    pub(crate) fn of(settings: &Settings, head: &RequestHead<'_>) -> Presented {
+    pub(crate) fn of(settings: &IdSettings, head: &RequestHead<'_>) -> Presented {
         let mut presented = Presented::default();
         match &settings.transport {
             Transport::Cookie(cookie) => {
