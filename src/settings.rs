@@ -32,7 +32,7 @@ pub enum OnLoadFailure {
 
 /// The carrier of the id: a cookie or a header.
 #[derive(Clone, Debug)]
-pub(crate) enum Transport {
+pub(crate) enum IdCarrier {
     Cookie(CookieConfig),
     Header(String),
 }
@@ -40,12 +40,12 @@ pub(crate) enum Transport {
 /// A response header field that carries or removes the id: name and value.
 pub(crate) type IdField = (Cow<'static, str>, String);
 
-/// The settings of a manager that depend on the transport of the id. The builder makes them when it
+/// The settings of a manager that depend on the carrier of the id. The builder makes them when it
 /// builds the manager.
 #[derive(Debug)]
 pub(crate) struct IdSettings {
-    /// The transport, whose cookie has keys for the realm.
-    pub(crate) transport: Transport,
+    /// The carrier, whose cookie has keys for the realm.
+    pub(crate) carrier: IdCarrier,
     /// The cookie under its former names. Sessions under them move to the current name.
     pub(crate) former_cookies: Vec<CookieConfig>,
     /// The realm of this manager, and its tag in the hashes of ids.
@@ -90,9 +90,9 @@ pub(crate) struct Settings {
 impl IdSettings {
     /// Returns the names of the cookies that can carry an id: the current one and the former ones.
     pub(crate) fn cookie_names(&self) -> impl Iterator<Item = &str> {
-        let current = match &self.transport {
-            Transport::Cookie(cookie) => Some(&*cookie.name),
-            Transport::Header(_) => None,
+        let current = match &self.carrier {
+            IdCarrier::Cookie(cookie) => Some(&*cookie.name),
+            IdCarrier::Header(_) => None,
         };
         current.into_iter().chain(self.former_cookies.iter().map(|former| &*former.name))
     }
@@ -151,12 +151,12 @@ impl Settings {
     }
 }
 
-impl Transport {
+impl IdCarrier {
     /// Returns the request header that carries the id.
     pub(crate) fn request_header(&self) -> Cow<'static, str> {
         match self {
-            Transport::Cookie(_) => Cow::Borrowed("Cookie"),
-            Transport::Header(name) => Cow::Owned(name.clone()),
+            IdCarrier::Cookie(_) => Cow::Borrowed("Cookie"),
+            IdCarrier::Header(name) => Cow::Owned(name.clone()),
         }
     }
 
@@ -168,8 +168,8 @@ impl Transport {
         now: Timestamp,
     ) -> Vec<IdField> {
         vec![match self {
-            Transport::Cookie(cookie) => set_cookie(cookie.issue(id, max_age, now)),
-            Transport::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
+            IdCarrier::Cookie(cookie) => set_cookie(cookie.issue(id, max_age, now)),
+            IdCarrier::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
         }]
     }
 
@@ -179,11 +179,11 @@ impl Transport {
     /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
     pub(crate) fn remove(&self, overwrite: bool) -> Vec<IdField> {
         match self {
-            Transport::Cookie(cookie) if overwrite => {
+            IdCarrier::Cookie(cookie) if overwrite => {
                 vec![set_cookie(cookie.overwrite()), set_cookie(cookie.remove())]
             }
-            Transport::Cookie(cookie) => vec![set_cookie(cookie.remove())],
-            Transport::Header(_) => Vec::new(),
+            IdCarrier::Cookie(cookie) => vec![set_cookie(cookie.remove())],
+            IdCarrier::Header(_) => Vec::new(),
         }
     }
 }

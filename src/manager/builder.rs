@@ -23,7 +23,7 @@ use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::record::EndedSession;
 use crate::session::AGE_RENEWAL_GRACE;
-use crate::settings::{IdSettings, OnLoadFailure, Settings, Transport};
+use crate::settings::{IdCarrier, IdSettings, OnLoadFailure, Settings};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -140,11 +140,11 @@ pub struct SessionManagerBuilder {
     clock: Arc<dyn Clock>,
     events: Events,
     sweep_every: Option<Duration>,
-    transport: Transport,
+    carrier: IdCarrier,
     /// `None` for the name of the cookie or header.
     realm: Option<String>,
     former_cookie_names: Vec<String>,
-    /// `None` for the default of the transport.
+    /// `None` for the default of the carrier.
     cross_origin: Option<CrossOrigin>,
     settings: Settings,
 }
@@ -152,7 +152,7 @@ pub struct SessionManagerBuilder {
 impl Debug for SessionManagerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionManagerBuilder")
-            .field("transport", &self.transport)
+            .field("carrier", &self.carrier)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
@@ -166,7 +166,7 @@ impl SessionManagerBuilder {
             clock: Arc::new(SystemClock),
             events: Events::default(),
             sweep_every: Some(Duration::from_secs(60)),
-            transport: Transport::Cookie(CookieConfig::new()),
+            carrier: IdCarrier::Cookie(CookieConfig::new()),
             realm: None,
             former_cookie_names: Vec::new(),
             cross_origin: None,
@@ -202,7 +202,7 @@ impl SessionManagerBuilder {
     /// [`former_cookie_name`](Self::former_cookie_name) names the old one. Applications on one host
     /// need cookies of different names, because cookies do not distinguish ports.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
-        SessionManagerBuilder { transport: Transport::Cookie(cookie), ..self }
+        SessionManagerBuilder { carrier: IdCarrier::Cookie(cookie), ..self }
     }
 
     /// Carries the id in the header `name`, in requests and responses, instead of a cookie. This is
@@ -225,7 +225,7 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     pub fn header(self, name: impl Into<String>) -> Self {
-        SessionManagerBuilder { transport: Transport::Header(name.into()), ..self }
+        SessionManagerBuilder { carrier: IdCarrier::Header(name.into()), ..self }
     }
 
     /// Sets the realm of this manager, a name of 1 to 255 bytes. Defaults to the name of the cookie
@@ -632,7 +632,7 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Checks the settings that do not depend on the transport of the id.
+    /// Checks the settings that do not depend on the carrier of the id.
     fn check_settings(&self) -> Result<()> {
         let settings = &self.settings;
         check_lifetimes(settings)?;
@@ -656,14 +656,14 @@ impl SessionManagerBuilder {
         Ok(())
     }
 
-    /// Checks the settings that depend on the transport of the id, and resolves them.
+    /// Checks the settings that depend on the carrier of the id, and resolves them.
     fn id_settings(&self) -> Result<IdSettings> {
-        let (cross_origin, realm) = match &self.transport {
-            Transport::Cookie(cookie) => {
+        let (cross_origin, realm) = match &self.carrier {
+            IdCarrier::Cookie(cookie) => {
                 cookie.validate().map_err(|error| invalid("cookie", error))?;
                 (CrossOrigin::refuse(), cookie.name.clone())
             }
-            Transport::Header(name) => {
+            IdCarrier::Header(name) => {
                 check_header(name)?;
                 (CrossOrigin::off(), name.to_ascii_lowercase())
             }
@@ -678,11 +678,11 @@ impl SessionManagerBuilder {
             cookie.map_err(|why| invalid("former_cookie_name", why))?.of_realm(realm_tag)
         };
         let former_cookies = self.former_cookie_names.iter().map(former).collect::<Result<_>>()?;
-        let transport = match self.transport.clone() {
-            Transport::Cookie(cookie) => Transport::Cookie(cookie.of_realm(realm_tag)?),
+        let carrier = match self.carrier.clone() {
+            IdCarrier::Cookie(cookie) => IdCarrier::Cookie(cookie.of_realm(realm_tag)?),
             header => header,
         };
-        Ok(IdSettings { transport, former_cookies, realm, realm_tag, cross_origin })
+        Ok(IdSettings { carrier, former_cookies, realm, realm_tag, cross_origin })
     }
 
     /// Returns the cookie under a former name, or the reason why there can be none.
@@ -690,7 +690,7 @@ impl SessionManagerBuilder {
         &self,
         name: &str,
     ) -> Result<CookieConfig, Box<dyn error::Error + Send + Sync>> {
-        let Transport::Cookie(cookie) = &self.transport else {
+        let IdCarrier::Cookie(cookie) = &self.carrier else {
             return Err("a header has no former names".into());
         };
         if name == cookie.name {

@@ -14,7 +14,7 @@ use crate::id::Realm;
 use crate::lifetime::{AtMaximum, Lifetime};
 use crate::manager::SessionManager;
 use crate::policy::{Policy, humanize};
-use crate::settings::{IdSettings, Settings, Transport};
+use crate::settings::{IdCarrier, IdSettings, Settings};
 
 /// One requirement, and whether the configuration meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,16 +156,16 @@ impl SessionManager {
     pub fn review(&self) -> Review {
         let Context { id_settings, settings, .. } = &*self.context;
         let lifetimes = Lifetimes::of(settings);
-        let id_transport = match &id_settings.transport {
-            Transport::Cookie(cookie) => cookies(cookie),
-            Transport::Header(name) => header(name),
+        let id_carrier = match &id_settings.carrier {
+            IdCarrier::Cookie(cookie) => cookies(cookie),
+            IdCarrier::Header(name) => header(name),
         };
         let separation = separation(self.context.capabilities, &id_settings.realm);
         let by_area = [
             (Area::Other, documentation(settings, &lifetimes)),
             (Area::Limits, timeouts(&lifetimes)),
             (Area::Other, termination(self.index("review").is_ok())),
-            (Area::Cookie, id_transport),
+            (Area::Cookie, id_carrier),
             (Area::Origins, vec![anti_forgery(id_settings)]),
             (Area::Other, data_in_browsers(settings)),
             (Area::Other, vec![renewal(settings.renew_every), trail(&self.context.events)]),
@@ -341,7 +341,7 @@ fn header(name: &str) -> Vec<Finding> {
 
 /// ASVS 3.5.1.
 fn anti_forgery(settings: &IdSettings) -> Finding {
-    let by_header = matches!(settings.transport, Transport::Header(_));
+    let by_header = matches!(settings.carrier, IdCarrier::Header(_));
     let why = match (by_header, settings.cross_origin.exceptions()) {
         (true, _) => "browsers do not send the id by themselves".to_owned(),
         (false, None) => "requests that pages of other origins send are refused".to_owned(),

@@ -77,7 +77,7 @@ impl Session {
                 && !self.presented.is_empty() =>
             {
                 let Context { id_settings, settings, .. } = &*self.context;
-                let mut fields = id_settings.transport.remove(settings.no_store_when_signed_in);
+                let mut fields = id_settings.carrier.remove(settings.no_store_when_signed_in);
                 fields.extend(id_settings.former_removals());
                 fields
             }
@@ -106,7 +106,7 @@ impl Session {
         let max_age = record.filter(|record| record.persistent).map(|record| {
             record.limits.absolute_deadline.map_or(Duration::MAX, |end| end.since(now))
         });
-        let mut fields = settings.transport.issue(id, max_age, now);
+        let mut fields = settings.carrier.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
         if self.presented.ids.iter().any(|presented| presented.by_former_cookie) {
             fields.extend(settings.former_removals());
@@ -133,7 +133,7 @@ impl Session {
         };
         ResponseHeaders {
             id_fields,
-            vary_on: varies.then(|| id_settings.transport.request_header()),
+            vary_on: varies.then(|| id_settings.carrier.request_header()),
             discarded: state.response.reports_discard,
             sharing,
             no_store: is_private || is_form,

@@ -11,7 +11,7 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
-use crate::settings::Transport;
+use crate::settings::IdCarrier;
 
 /// The grace of an id that is renewed by its age.
 pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
@@ -76,7 +76,7 @@ impl Session {
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
         let LiveSession { record, id_hash } = &**session;
         let settings = &self.context.settings;
-        let in_cookie = matches!(self.context.id_settings.transport, Transport::Cookie(_));
+        let in_cookie = matches!(self.context.id_settings.carrier, IdCarrier::Cookie(_));
         let may_outlive = in_cookie && may_outlive_cookie(record);
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
         let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
