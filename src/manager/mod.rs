@@ -1,8 +1,8 @@
-//! The session manager, its settings and their [review](Review), and lists of a user's sessions.
+//! The session manager, its settings and their [review](Review), and lists of sessions.
 
 mod builder;
+mod index;
 mod review;
-mod users;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::session::Session;
 pub use crate::context::BlockingHook;
 pub use crate::settings::OnLoadFailure;
 pub use builder::SessionManagerBuilder;
+pub use index::{SessionPage, UserSession};
 pub use review::{Area, Finding, Review};
-pub use users::{SessionPage, UserSession};
 
 /// The sessions of one application, or of one part of it. A clone is another handle to the same
 /// sessions.
