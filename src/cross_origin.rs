@@ -94,7 +94,7 @@ impl CrossOrigin {
     /// fails for any other text.
     ///
     /// Such a request carries no `SameSite=Lax` cookie. See
-    /// [`Session::allow_cross_site`](crate::Session::allow_cross_site).
+    /// [`Session::allow_cross_origin`](crate::Session::allow_cross_origin).
     pub fn exempt(mut self, path: impl Into<String>) -> Self {
         self.exempt.push(path.into());
         self
@@ -151,7 +151,7 @@ impl CrossOrigin {
         }
         match (head.sec_fetch_site.once(), origin) {
             (Some("same-origin" | "none"), _) | (None, None) => Ok(()),
-            (Some(_), _) => Err(CrossOriginReason::OtherSite),
+            (Some(_), _) => Err(CrossOriginReason::OtherOrigin),
             (None, Some("null")) => Err(CrossOriginReason::NullOrigin),
             (None, Some(origin)) => match head.public_host(proxies) {
                 None => Err(CrossOriginReason::NoHost),
@@ -186,7 +186,7 @@ impl OriginDecision {
 /// The reason why a request counts as cross-origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CrossOriginReason {
-    OtherSite,
+    OtherOrigin,
     OtherHost,
     NullOrigin,
     NoHost,
@@ -197,7 +197,7 @@ impl CrossOriginReason {
     /// Returns the reason with its remedy, for the operator.
     pub(crate) fn message(self) -> &'static str {
         match self {
-            CrossOriginReason::OtherSite => {
+            CrossOriginReason::OtherOrigin => {
                 "the browser says that a page of another origin sent it; if that page may, use \
                  CrossOrigin::trust or CrossOrigin::exempt"
             }
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     const REPEATED: OriginDecision = OriginDecision::Refuse(CrossOriginReason::Repeated);
-    const OTHER_SITE: OriginDecision = OriginDecision::Refuse(CrossOriginReason::OtherSite);
+    const OTHER_ORIGIN: OriginDecision = OriginDecision::Refuse(CrossOriginReason::OtherOrigin);
     const OTHER_HOST: OriginDecision = OriginDecision::Refuse(CrossOriginReason::OtherHost);
     const NULL: OriginDecision = OriginDecision::Refuse(CrossOriginReason::NullOrigin);
     const NO_HOST: OriginDecision = OriginDecision::Refuse(CrossOriginReason::NoHost);
@@ -328,16 +328,16 @@ mod tests {
         for method in ["GET", "HEAD", "OPTIONS"] {
             assert_eq!(decide(&foreign(method)), OriginDecision::Pass, "{method}");
             for upgrade in ["websocket", "WebSocket", "h2c, websocket/13"] {
-                assert_eq!(decide(&foreign(method).upgrade(upgrade)), OTHER_SITE, "{upgrade}");
+                assert_eq!(decide(&foreign(method).upgrade(upgrade)), OTHER_ORIGIN, "{upgrade}");
             }
             assert_eq!(decide(&foreign(method).upgrade("h2c")), OriginDecision::Pass);
         }
         for method in ["POST", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "PROPFIND", "get", ""]
         {
-            assert_eq!(decide(&foreign(method)), OTHER_SITE, "{method}");
+            assert_eq!(decide(&foreign(method)), OTHER_ORIGIN, "{method}");
         }
         let without_method = RequestHead::new().sec_fetch_site("cross-site");
-        assert_eq!(decide(&without_method), OTHER_SITE);
+        assert_eq!(decide(&without_method), OTHER_ORIGIN);
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
                 "same-origins",
                 "",
             ] {
-                assert_eq!(decide(&head(site)), OTHER_SITE, "{site} {origin:?}");
+                assert_eq!(decide(&head(site)), OTHER_ORIGIN, "{site} {origin:?}");
             }
         }
     }
@@ -490,7 +490,7 @@ mod tests {
             "https://Shop.example.org",
             "null",
         ] {
-            assert_eq!(decide(post().origin(origin)), OTHER_SITE, "{origin}");
+            assert_eq!(decide(post().origin(origin)), OTHER_ORIGIN, "{origin}");
         }
         for target in ["/hooks/payment", "/hooks/payment?a=/b"] {
             assert_eq!(decide(post().target(target)), OriginDecision::Exempt, "{target}");
@@ -506,7 +506,7 @@ mod tests {
             "http://example.org/hooks/payment",
             "",
         ] {
-            assert_eq!(decide(post().target(target)), OTHER_SITE, "{target}");
+            assert_eq!(decide(post().target(target)), OTHER_ORIGIN, "{target}");
         }
     }
 
@@ -514,7 +514,7 @@ mod tests {
     fn the_mode_decides_what_happens() {
         let head = post().host("example.org").sec_fetch_site("cross-site");
         let report = CrossOrigin::report_only();
-        assert_eq!(report.decide(&head, 0), OriginDecision::Report(CrossOriginReason::OtherSite));
+        assert_eq!(report.decide(&head, 0), OriginDecision::Report(CrossOriginReason::OtherOrigin));
         assert_eq!(report.exempt("/pay").decide(&head, 0), OriginDecision::Exempt);
         assert_eq!(CrossOrigin::off().decide(&head, 0), OriginDecision::Pass);
     }

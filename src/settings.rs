@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::backend::MaxSessions;
 use crate::clock::Timestamp;
 use crate::cookie::CookieConfig;
-use crate::cross_origin::{CrossOrigin, OriginDecision};
+use crate::cross_origin::CrossOrigin;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Realm, RealmTag, SessionId};
 use crate::lifetime::Lifetime;
@@ -32,7 +32,7 @@ pub enum OnLoadFailure {
 
 /// The carrier of the id: a cookie or a header.
 #[derive(Clone, Debug)]
-pub(crate) enum Transport {
+pub(crate) enum IdCarrier {
     Cookie(CookieConfig),
     Header(String),
 }
@@ -40,15 +40,23 @@ pub(crate) enum Transport {
 /// A response header field that carries or removes the id: name and value.
 pub(crate) type IdField = (Cow<'static, str>, String);
 
-/// The configuration of a manager.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) transport: Transport,
+/// The settings of a manager that depend on the carrier of the id. The builder makes them when it
+/// builds the manager.
+#[derive(Debug)]
+pub(crate) struct IdSettings {
+    /// The carrier, whose cookie has keys for the realm.
+    pub(crate) carrier: IdCarrier,
+    /// The cookie under its former names. Sessions under them move to the current name.
+    pub(crate) former_cookies: Vec<CookieConfig>,
     /// The realm of this manager, and its tag in the hashes of ids.
     pub(crate) realm: Realm,
     pub(crate) realm_tag: RealmTag,
-    /// The cookie under its former names. Sessions under them move to the current name.
-    pub(crate) former_cookies: Vec<CookieConfig>,
+    pub(crate) cross_origin: CrossOrigin,
+}
+
+/// The other settings of a manager, as the application sets them.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
     pub(crate) lifetime: Lifetime,
     /// The lifetime of sessions whose cookie the browser deletes when it is closed; `lifetime` if
     /// `None`.
@@ -77,15 +85,14 @@ pub(crate) struct Settings {
     pub(crate) no_store_with_csrf_token: bool,
     pub(crate) end_session_on_replaced_id: bool,
     pub(crate) clear_site_data: bool,
-    pub(crate) cross_origin: CrossOrigin,
 }
 
-impl Settings {
+impl IdSettings {
     /// Returns the names of the cookies that can carry an id: the current one and the former ones.
     pub(crate) fn cookie_names(&self) -> impl Iterator<Item = &str> {
-        let current = match &self.transport {
-            Transport::Cookie(cookie) => Some(&*cookie.name),
-            Transport::Header(_) => None,
+        let current = match &self.carrier {
+            IdCarrier::Cookie(cookie) => Some(&*cookie.name),
+            IdCarrier::Header(_) => None,
         };
         current.into_iter().chain(self.former_cookies.iter().map(|former| &*former.name))
     }
@@ -96,6 +103,13 @@ impl Settings {
         self.cookie_names().any(|name| field.contains(name))
     }
 
+    /// Returns the response header fields that remove the cookies of former names.
+    pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
+        self.former_cookies.iter().map(|former| set_cookie(former.remove()))
+    }
+}
+
+impl Settings {
     /// Returns the lifetime of a signed-in session whose cookie is `persistent`.
     pub(crate) fn signed_in_lifetime(&self, persistent: bool) -> Lifetime {
         self.browser_session_lifetime.filter(|_| !persistent).unwrap_or(self.lifetime)
@@ -128,16 +142,6 @@ impl Settings {
         Ok(limit)
     }
 
-    /// Returns the decision whether a request may come from its origin.
-    pub(crate) fn origin_decision(&self, head: &RequestHead<'_>) -> OriginDecision {
-        self.cross_origin.decide(head, self.proxies)
-    }
-
-    /// Returns the response header fields that remove the cookies of former names.
-    pub(crate) fn former_removals(&self) -> impl Iterator<Item = IdField> {
-        self.former_cookies.iter().map(|former| set_cookie(former.remove()))
-    }
-
     /// Returns the parts of the client that the settings record.
     pub(crate) fn client(&self, head: &RequestHead<'_>, address: Option<IpAddr>) -> Option<Client> {
         (self.record_address || self.record_user_agent).then(|| {
@@ -147,12 +151,12 @@ impl Settings {
     }
 }
 
-impl Transport {
+impl IdCarrier {
     /// Returns the request header that carries the id.
     pub(crate) fn request_header(&self) -> Cow<'static, str> {
         match self {
-            Transport::Cookie(_) => Cow::Borrowed("Cookie"),
-            Transport::Header(name) => Cow::Owned(name.clone()),
+            IdCarrier::Cookie(_) => Cow::Borrowed("Cookie"),
+            IdCarrier::Header(name) => Cow::Owned(name.clone()),
         }
     }
 
@@ -164,8 +168,8 @@ impl Transport {
         now: Timestamp,
     ) -> Vec<IdField> {
         vec![match self {
-            Transport::Cookie(cookie) => set_cookie(cookie.issue(id, max_age, now)),
-            Transport::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
+            IdCarrier::Cookie(cookie) => set_cookie(cookie.issue(id, max_age, now)),
+            IdCarrier::Header(name) => (Cow::Owned(name.clone()), id.reveal()),
         }]
     }
 
@@ -175,11 +179,11 @@ impl Transport {
     /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in).
     pub(crate) fn remove(&self, overwrite: bool) -> Vec<IdField> {
         match self {
-            Transport::Cookie(cookie) if overwrite => {
+            IdCarrier::Cookie(cookie) if overwrite => {
                 vec![set_cookie(cookie.overwrite()), set_cookie(cookie.remove())]
             }
-            Transport::Cookie(cookie) => vec![set_cookie(cookie.remove())],
-            Transport::Header(_) => Vec::new(),
+            IdCarrier::Cookie(cookie) => vec![set_cookie(cookie.remove())],
+            IdCarrier::Header(_) => Vec::new(),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, described, panic_message};
 use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::session::Session;
-use crate::settings::Transport;
+use crate::settings::IdCarrier;
 
 pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
 pub use handler_error::HandlerError;
@@ -246,7 +246,7 @@ impl<'m> Adapter<'m> {
         for (name, value) in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             if is(COOKIE) {
-                if self.manager.context.settings.may_contain_id(value) {
+                if self.manager.context.id_settings.may_contain_id(value) {
                     head = head.cookie(value);
                 }
             } else if is(FORWARDED_PROTO) {
@@ -272,19 +272,19 @@ impl<'m> Adapter<'m> {
 
     /// Returns the request header that carries the id, if that is not a cookie.
     fn id_header(self) -> Option<&'m str> {
-        match &self.manager.context.settings.transport {
-            Transport::Cookie(_) => None,
-            Transport::Header(name) => Some(name),
+        match &self.manager.context.id_settings.carrier {
+            IdCarrier::Cookie(_) => None,
+            IdCarrier::Header(name) => Some(name),
         }
     }
 
     /// Describes the cookie or header that carries the id. An adapter for several managers refuses
     /// two with the same text, because each would overwrite the other's ids.
     #[must_use]
-    pub fn id_transport(self) -> String {
-        match &self.manager.context.settings.transport {
-            Transport::Cookie(cookie) => format!("the cookie {}", cookie.name),
-            Transport::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
+    pub fn id_carrier(self) -> String {
+        match &self.manager.context.id_settings.carrier {
+            IdCarrier::Cookie(cookie) => format!("the cookie {}", cookie.name),
+            IdCarrier::Header(name) => format!("the header {}", name.to_ascii_lowercase()),
         }
     }
 }

@@ -19,10 +19,12 @@ use std::time::Duration;
 use crate::backend::{Capabilities, Store};
 use crate::cleaner::Cleaner;
 use crate::clock::{Clock, Timestamp};
+use crate::cross_origin::OriginDecision;
 use crate::error::Result;
 use crate::event::{Event, Events};
+use crate::message::RequestHead;
 use crate::process::Process;
-use crate::settings::Settings;
+use crate::settings::{IdSettings, Settings};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{IgnorePoison, Mutex};
 
@@ -44,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: Events,
     pub(crate) cleaner: Option<Cleaner>,
+    pub(crate) id_settings: IdSettings,
     pub(crate) settings: Settings,
     pub(crate) retired_ids: RetiredIds,
     pub(crate) end_trail: Arc<EndTrail>,
@@ -66,6 +69,7 @@ impl Context {
         clock: Arc<dyn Clock>,
         events: Events,
         cleaner: Option<Cleaner>,
+        id_settings: IdSettings,
         settings: Settings,
         end_trail: Arc<EndTrail>,
     ) -> Self {
@@ -76,6 +80,7 @@ impl Context {
             clock,
             events,
             cleaner,
+            id_settings,
             settings,
             retired_ids: RetiredIds::new(),
             end_trail,
@@ -96,6 +101,11 @@ impl Context {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Returns the decision whether a request may come from its origin.
+    pub(crate) fn origin_decision(&self, head: &RequestHead<'_>) -> OriginDecision {
+        self.id_settings.cross_origin.decide(head, self.settings.proxies)
     }
 
     /// Counts a malformed or unknown id by its hash, and raises the event when it is due.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::context::Context;
 use crate::event::{Event, RejectingBrowsers};
 use crate::message::{RequestHead, is_loopback, is_webkit};
-use crate::settings::Transport;
+use crate::settings::IdCarrier;
 
 impl Context {
     /// Raises once per process the event that a proxy forwards requests, but the addresses of its
@@ -23,7 +23,7 @@ impl Context {
     /// Returns the browsers that reject the cookie of a response to this request; `None` if its
     /// browser accepts it.
     pub(crate) fn rejecting_browsers(&self, head: &RequestHead<'_>) -> Option<RejectingBrowsers> {
-        let Transport::Cookie(cookie) = &self.settings.transport else { return None };
+        let IdCarrier::Cookie(cookie) = &self.id_settings.carrier else { return None };
         let host = head.host.once().filter(|_| cookie.secure && !head.secure)?;
         if !is_loopback(host) {
             return Some(RejectingBrowsers::Any);

@@ -23,7 +23,7 @@ use crate::message::MAX_PROXIES;
 use crate::policy::Policy;
 use crate::record::EndedSession;
 use crate::session::AGE_RENEWAL_GRACE;
-use crate::settings::{OnLoadFailure, Settings, Transport};
+use crate::settings::{IdCarrier, IdSettings, OnLoadFailure, Settings};
 
 /// The names of headers that cannot carry an id, because they have another meaning in requests or
 /// responses.
@@ -43,8 +43,6 @@ const RESERVED_HEADER_PREFIXES: &str =
 const MAX_GRACE: Duration = Duration::from_secs(60);
 
 const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
-
-const FORMER_COOKIE_NAME: &str = "former_cookie_name";
 
 fn is_reserved(header: &str) -> bool {
     let has_prefix = |prefix: &str| {
@@ -142,9 +140,11 @@ pub struct SessionManagerBuilder {
     clock: Arc<dyn Clock>,
     events: Events,
     sweep_every: Option<Duration>,
+    carrier: IdCarrier,
+    /// `None` for the name of the cookie or header.
     realm: Option<String>,
     former_cookie_names: Vec<String>,
-    /// `None` for the default of the transport.
+    /// `None` for the default of the carrier.
     cross_origin: Option<CrossOrigin>,
     settings: Settings,
 }
@@ -152,6 +152,7 @@ pub struct SessionManagerBuilder {
 impl Debug for SessionManagerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionManagerBuilder")
+            .field("carrier", &self.carrier)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
@@ -159,23 +160,21 @@ impl Debug for SessionManagerBuilder {
 
 impl SessionManagerBuilder {
     pub(super) fn new(store: impl Store) -> Self {
+        let needs_maximum = store.index().is_some() && !store.capabilities().bounds_anonymous;
         SessionManagerBuilder {
             store: Arc::new(store),
             clock: Arc::new(SystemClock),
             events: Events::default(),
             sweep_every: Some(Duration::from_secs(60)),
+            carrier: IdCarrier::Cookie(CookieConfig::new()),
             realm: None,
             former_cookie_names: Vec::new(),
             cross_origin: None,
             settings: Settings {
-                transport: Transport::Cookie(CookieConfig::new()),
-                realm: Realm::default(),
-                realm_tag: Realm::default().tag(),
-                former_cookies: Vec::new(),
                 lifetime: Lifetime::default(),
                 browser_session_lifetime: None,
                 anonymous_lifetime: None,
-                max_anonymous: None,
+                max_anonymous: needs_maximum.then_some(DEFAULT_MAX_ANONYMOUS),
                 persistent: true,
                 max_bytes: 64 << 10,
                 renewal_grace: None,
@@ -192,7 +191,6 @@ impl SessionManagerBuilder {
                 no_store_with_csrf_token: true,
                 end_session_on_replaced_id: false,
                 clear_site_data: false,
-                cross_origin: CrossOrigin::refuse(),
             },
         }
     }
@@ -204,7 +202,7 @@ impl SessionManagerBuilder {
     /// [`former_cookie_name`](Self::former_cookie_name) names the old one. Applications on one host
     /// need cookies of different names, because cookies do not distinguish ports.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
-        self.with(|settings| settings.transport = Transport::Cookie(cookie))
+        SessionManagerBuilder { carrier: IdCarrier::Cookie(cookie), ..self }
     }
 
     /// Carries the id in the header `name`, in requests and responses, instead of a cookie. This is
@@ -227,7 +225,7 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     pub fn header(self, name: impl Into<String>) -> Self {
-        self.with(|settings| settings.transport = Transport::Header(name.into()))
+        SessionManagerBuilder { carrier: IdCarrier::Header(name.into()), ..self }
     }
 
     /// Sets the realm of this manager, a name of 1 to 255 bytes. Defaults to the name of the cookie
@@ -634,10 +632,9 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Checks all settings, and resolves the defaults that depend on others.
-    fn resolve(&mut self) -> Result<()> {
-        self.resolve_transport()?;
-        let settings = &mut self.settings;
+    /// Checks the settings that do not depend on the carrier of the id.
+    fn check_settings(&self) -> Result<()> {
+        let settings = &self.settings;
         check_lifetimes(settings)?;
         if settings.proxies > MAX_PROXIES {
             return Err(invalid("behind_proxies", format!("the maximum is {MAX_PROXIES}")));
@@ -655,56 +652,60 @@ impl SessionManagerBuilder {
                 let why = "this store cannot count sessions";
                 return Err(Error::with_source(ErrorKind::Unsupported, set(setting), why));
             }
-        } else if !self.store.capabilities().bounds_anonymous {
-            settings.max_anonymous.get_or_insert(DEFAULT_MAX_ANONYMOUS);
         }
         Ok(())
     }
 
-    /// Resolves the settings that depend on the carrier of the id: the check of origins, the realm,
-    /// and the cookies in that realm.
-    fn resolve_transport(&mut self) -> Result<()> {
-        let settings = &mut self.settings;
-        let (cross_origin, realm) = match &settings.transport {
-            Transport::Cookie(cookie) => {
+    /// Checks the settings that depend on the carrier of the id, and resolves them.
+    fn id_settings(&self) -> Result<IdSettings> {
+        let (cross_origin, realm) = match &self.carrier {
+            IdCarrier::Cookie(cookie) => {
                 cookie.validate().map_err(|error| invalid("cookie", error))?;
                 (CrossOrigin::refuse(), cookie.name.clone())
             }
-            Transport::Header(name) => {
+            IdCarrier::Header(name) => {
                 check_header(name)?;
                 (CrossOrigin::off(), name.to_ascii_lowercase())
             }
         };
-        settings.cross_origin = self.cross_origin.take().unwrap_or(cross_origin);
-        settings.cross_origin.validate()?;
-        let is_named = self.realm.is_some();
-        let realm = Realm::new(self.realm.take().unwrap_or(realm));
-        settings.realm = realm.map_err(|error| invalid("realm", error))?;
-        settings.realm_tag = settings.realm.tag();
-        for name in self.former_cookie_names.drain(..) {
-            let Transport::Cookie(cookie) = &settings.transport else {
-                return Err(invalid(FORMER_COOKIE_NAME, "a header has no former names"));
-            };
-            if name == cookie.name {
-                let why = format!("{name} is the current name");
-                return Err(invalid(FORMER_COOKIE_NAME, why));
-            }
-            let former = cookie.clone().name(name);
-            former.validate().map_err(|error| invalid(FORMER_COOKIE_NAME, error))?;
-            if !is_named {
-                let why = format!(
-                    "sessions stay in their realm, so name it: add .realm({:?}), and keep it for \
-                     good",
-                    former.name
-                );
-                return Err(invalid(FORMER_COOKIE_NAME, why));
-            }
-            settings.former_cookies.push(former.of_realm(settings.realm_tag)?);
+        let cross_origin = self.cross_origin.clone().unwrap_or(cross_origin);
+        cross_origin.validate()?;
+        let realm = Realm::new(self.realm.clone().unwrap_or(realm));
+        let realm = realm.map_err(|error| invalid("realm", error))?;
+        let realm_tag = realm.tag();
+        let former = |name: &String| {
+            let cookie = self.former_cookie(name);
+            cookie.map_err(|why| invalid("former_cookie_name", why))?.of_realm(realm_tag)
+        };
+        let former_cookies = self.former_cookie_names.iter().map(former).collect::<Result<_>>()?;
+        let carrier = match self.carrier.clone() {
+            IdCarrier::Cookie(cookie) => IdCarrier::Cookie(cookie.of_realm(realm_tag)?),
+            header => header,
+        };
+        Ok(IdSettings { carrier, former_cookies, realm, realm_tag, cross_origin })
+    }
+
+    /// Returns the cookie under a former name, or the reason why there can be none.
+    fn former_cookie(
+        &self,
+        name: &str,
+    ) -> Result<CookieConfig, Box<dyn error::Error + Send + Sync>> {
+        let IdCarrier::Cookie(cookie) = &self.carrier else {
+            return Err("a header has no former names".into());
+        };
+        if name == cookie.name {
+            return Err(format!("{name} is the current name").into());
         }
-        if let Transport::Cookie(cookie) = &mut settings.transport {
-            *cookie = cookie.clone().of_realm(settings.realm_tag)?;
+        let former = cookie.clone().name(name);
+        former.validate()?;
+        if self.realm.is_none() {
+            let why = format!(
+                "sessions stay in their realm, so name it: add .realm({name:?}), and keep it for \
+                 good"
+            );
+            return Err(why.into());
         }
-        Ok(())
+        Ok(former)
     }
 
     /// Validates the settings, starts the cleaner, and returns the manager.
@@ -715,14 +716,15 @@ impl SessionManagerBuilder {
     /// - [`ErrorKind::Unsupported`]: there is a maximum per user or of anonymous sessions, and the
     ///   store cannot list sessions.
     /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
-    pub fn build(mut self) -> Result<SessionManager> {
-        self.resolve()?;
+    pub fn build(self) -> Result<SessionManager> {
+        let id_settings = self.id_settings()?;
+        self.check_settings()?;
         let end_trail = Arc::new(EndTrail::new(self.events.clone()));
         let start_cleaner = |interval| {
             let store = self.store.clone();
             let clock = self.clock.clone();
             let trail = end_trail.clone();
-            let realm = self.settings.realm.clone();
+            let realm = id_settings.realm.clone();
             let maximum = self.settings.max_anonymous.map(|max| MaxAnonymous { realm, max });
             let on_expired = Box::new(move |ended: &EndedSession, limit| {
                 trail.report(ended, limit, None, None);
@@ -731,7 +733,7 @@ impl SessionManagerBuilder {
         };
         let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
         let SessionManagerBuilder { store, clock, events, settings, .. } = self;
-        let context = Context::new(store, clock, events, cleaner, settings, end_trail);
+        let context = Context::new(store, clock, events, cleaner, id_settings, settings, end_trail);
         let settings = &context.settings;
         let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
         if is_unlimited(&settings.lifetime)

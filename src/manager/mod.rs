@@ -1,8 +1,8 @@
-//! The session manager, its settings and their [review](Review), and lists of a user's sessions.
+//! The session manager, its settings and their [review](Review), and lists of sessions.
 
 mod builder;
+mod index;
 mod review;
-mod users;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::session::Session;
 pub use crate::context::BlockingHook;
 pub use crate::settings::OnLoadFailure;
 pub use builder::SessionManagerBuilder;
+pub use index::{SessionPage, UserSession};
 pub use review::{Area, Finding, Review};
-pub use users::{SessionPage, UserSession};
 
 /// The sessions of one application, or of one part of it. A clone is another handle to the same
 /// sessions.
@@ -156,7 +156,7 @@ impl SessionManager {
     /// # Errors
     /// [`ErrorKind::CrossOrigin`] if the request is refused; the event has the reason.
     pub fn check_origin(&self, head: &RequestHead<'_>) -> Result<()> {
-        let decision = self.context.settings.origin_decision(head);
+        let decision = self.context.origin_decision(head);
         if decision.is_refusal() {
             self.report_origin(head, decision);
             return Err(Error::new(ErrorKind::CrossOrigin, "answer the request"));
@@ -166,7 +166,7 @@ impl SessionManager {
 
     /// Decides about the origin of a request, and raises the event if it is cross-origin.
     pub(crate) fn decide_and_report_origin(&self, head: &RequestHead<'_>) -> OriginDecision {
-        let decision = self.context.settings.origin_decision(head);
+        let decision = self.context.origin_decision(head);
         self.report_origin(head, decision);
         decision
     }
@@ -268,7 +268,7 @@ impl SessionManager {
     /// Returns the realm of this manager.
     #[must_use]
     pub fn realm(&self) -> &Realm {
-        &self.context.settings.realm
+        &self.context.id_settings.realm
     }
 
     /// Returns the HTTP status for a request that failed with `error`, for a handler with its own

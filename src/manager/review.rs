@@ -7,13 +7,14 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::backend::{Capabilities, MaxSessions};
+use crate::context::Context;
 use crate::cookie::{CookieConfig, SameSite};
 use crate::event::{EventKind, Events};
 use crate::id::Realm;
 use crate::lifetime::{AtMaximum, Lifetime};
 use crate::manager::SessionManager;
 use crate::policy::{Policy, humanize};
-use crate::settings::{Settings, Transport};
+use crate::settings::{IdCarrier, IdSettings, Settings};
 
 /// One requirement, and whether the configuration meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,19 +154,19 @@ impl SessionManager {
     /// [`Session::set_persistent`](crate::Session::set_persistent).
     #[must_use]
     pub fn review(&self) -> Review {
-        let settings = &self.context.settings;
+        let Context { id_settings, settings, .. } = &*self.context;
         let lifetimes = Lifetimes::of(settings);
-        let id_transport = match &settings.transport {
-            Transport::Cookie(cookie) => cookies(cookie),
-            Transport::Header(name) => header(name),
+        let id_carrier = match &id_settings.carrier {
+            IdCarrier::Cookie(cookie) => cookies(cookie),
+            IdCarrier::Header(name) => header(name),
         };
-        let separation = separation(self.context.capabilities, &settings.realm);
+        let separation = separation(self.context.capabilities, &id_settings.realm);
         let by_area = [
             (Area::Other, documentation(settings, &lifetimes)),
             (Area::Limits, timeouts(&lifetimes)),
             (Area::Other, termination(self.index("review").is_ok())),
-            (Area::Cookie, id_transport),
-            (Area::Origins, vec![anti_forgery(settings)]),
+            (Area::Cookie, id_carrier),
+            (Area::Origins, vec![anti_forgery(id_settings)]),
             (Area::Other, data_in_browsers(settings)),
             (Area::Other, vec![renewal(settings.renew_every), trail(&self.context.events)]),
             (Area::Anonymous, vec![self.anonymous()]),
@@ -339,8 +340,8 @@ fn header(name: &str) -> Vec<Finding> {
 }
 
 /// ASVS 3.5.1.
-fn anti_forgery(settings: &Settings) -> Finding {
-    let by_header = matches!(settings.transport, Transport::Header(_));
+fn anti_forgery(settings: &IdSettings) -> Finding {
+    let by_header = matches!(settings.carrier, IdCarrier::Header(_));
     let why = match (by_header, settings.cross_origin.exceptions()) {
         (true, _) => "browsers do not send the id by themselves".to_owned(),
         (false, None) => "requests that pages of other origins send are refused".to_owned(),

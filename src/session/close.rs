@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
 use crate::message::{Outcome, ResponseHeaders, Sharing};
@@ -72,9 +73,9 @@ impl Session {
             None if state.ending.sign_out != SignOut::NotRequested
                 && !self.presented.is_empty() =>
             {
-                let settings = &self.context.settings;
-                let mut fields = settings.transport.remove(settings.no_store_when_signed_in);
-                fields.extend(settings.former_removals());
+                let Context { id_settings, settings, .. } = &*self.context;
+                let mut fields = id_settings.carrier.remove(settings.no_store_when_signed_in);
+                fields.extend(id_settings.former_removals());
                 fields
             }
             None => Vec::new(),
@@ -95,14 +96,14 @@ impl Session {
 
     /// Returns the header fields that send the id of the live session.
     fn fields_with_id(&self, id: &SessionId, state: &State) -> Vec<IdField> {
-        let settings = &self.context.settings;
+        let settings = &self.context.id_settings;
         let now = self.context.now();
         self.context.warn_if_rejected(self.rejecting_browsers);
         let record = state.load_state.session().map(|session| &session.record);
         let max_age = record.filter(|record| record.persistent).map(|record| {
             record.limits.absolute_deadline.map_or(Duration::MAX, |end| end.since(now))
         });
-        let mut fields = settings.transport.issue(id, max_age, now);
+        let mut fields = settings.carrier.issue(id, max_age, now);
         // A cookie of a former name is never set again, so the first new cookie can remove it.
         if self.presented.ids.iter().any(|presented| presented.by_former_cookie) {
             fields.extend(settings.former_removals());
@@ -111,7 +112,7 @@ impl Session {
     }
 
     fn headers(&self, state: &State, id_fields: Vec<IdField>) -> ResponseHeaders {
-        let settings = &self.context.settings;
+        let Context { id_settings, settings, .. } = &*self.context;
         let ResponseFacts { varies, has_token, has_flash, .. } = state.response;
         // What a streamed body reads later is not known yet.
         let reads_later =
@@ -129,7 +130,7 @@ impl Session {
         };
         ResponseHeaders {
             id_fields,
-            vary_on: varies.then(|| settings.transport.request_header()),
+            vary_on: varies.then(|| id_settings.carrier.request_header()),
             discarded: state.response.reports_discard,
             sharing,
             no_store: is_private || is_form,

@@ -134,7 +134,7 @@ impl Session {
     /// |---|---|---|
     /// | the session has a secret, or this request has made one | that one | already |
     /// | the request overlaps the replacement of its id | the one derived from that id | never |
-    /// | the request is closed, its load failed, or it must not begin a session for another site | none: an error | never |
+    /// | the request is closed, its load failed, or it must not begin a session for another origin | none: an error | never |
     /// | the session is live, and not ignored | a new one, unless another request stores one first | immediately |
     /// | the session ended meanwhile, or changes of this request were discarded | the one derived from the replaced id, if there is one, else a random one, which never becomes valid | never |
     /// | there is no session yet, or it is ignored | a new one | with the changes of this request |
@@ -158,7 +158,7 @@ impl Session {
             return Err(Error::new(ErrorKind::Closed, OPERATION));
         }
         state.refuse_after_failed_load(OPERATION)?;
-        self.check_cross_site(state, OPERATION)?;
+        self.check_cross_origin(state, OPERATION)?;
         if matches!(state.load_state, LoadState::Live { .. }) && !state.is_ignored {
             let Some(secret) = self.store_secret_once(state)? else {
                 return Secret::of_absent_session(state);

@@ -65,7 +65,7 @@ impl Session {
     pub fn destroy(&self) -> Result<()> {
         const OPERATION: &str = "destroy the session";
         let mut state = self.lock_unclosed(OPERATION)?;
-        self.check_cross_site(&state, OPERATION)?;
+        self.check_cross_origin(&state, OPERATION)?;
         let current = state.load_state.session().map(|session| session.id_hash);
         for id_hash in current.into_iter().chain(self.presented.id_hashes(self.realm_tag())) {
             if !state.ending.to_destroy.contains(&id_hash) {

@@ -9,7 +9,7 @@ mod authentication;
 mod changes;
 mod close;
 mod commit;
-mod cross_site;
+mod cross_origin;
 mod csrf_secret;
 mod ending;
 mod identity;
@@ -71,7 +71,7 @@ const READ: &str = "read the session";
 /// | sensitive pages | [`require_recent_auth`](Self::require_recent_auth) asks whether the password was checked lately, [`confirm_authentication`](Self::confirm_authentication) records a further check; [`authenticated_at`](Self::authenticated_at) and [`auth_level`](Self::auth_level) return its time and level |
 /// | the end of a session | [`destroy`](Self::destroy) signs out; [`deadline`](Self::deadline) says when it ends, [`end_reason`](Self::end_reason) why it has; [`set_idle_limit`](Self::set_idle_limit) and [`set_persistent`](Self::set_persistent) choose how long it and its cookie live |
 /// | ids | [`renew`](Self::renew) replaces the secret id; [`public_id`](Self::public_id) is a name for pages and logs |
-/// | forms | [`csrf_field`](Self::csrf_field) and [`csrf_token`](Self::csrf_token) make a token, [`verify_csrf`](Self::verify_csrf) checks it; [`allow_cross_site`](Self::allow_cross_site) is for exempt paths |
+/// | forms | [`csrf_field`](Self::csrf_field) and [`csrf_token`](Self::csrf_token) make a token, [`verify_csrf`](Self::verify_csrf) checks it; [`allow_cross_origin`](Self::allow_cross_origin) is for exempt paths |
 /// | messages | [`flash`](Self::flash) adds one for the next page, [`flashes`](Self::flashes) takes them, [`keep_flashes`](Self::keep_flashes) keeps them for one more page |
 /// | this request | [`commit`](Self::commit) stores its changes now, [`ignore`](Self::ignore) discards them, [`is_changed`](Self::is_changed) returns whether there are any; [`client_address`](Self::client_address) is its client |
 ///
@@ -108,7 +108,7 @@ const READ: &str = "read the session";
 /// | [`Invalid`](ErrorKind::Invalid) | in the closure of an [`update`](Self::update) of the same session | all |
 /// | the [store's errors](ErrorKind#the-stores-errors) | at the first read of the session | those that read it |
 /// | [`Closed`](ErrorKind::Closed) | after the end of the request | those that change something |
-/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | another site sent the request to an exempt path, and [`allow_cross_site`](Self::allow_cross_site) was not called | those that change something |
+/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | a page of another origin sent the request to an exempt path, and [`allow_cross_origin`](Self::allow_cross_origin) was not called | those that change something |
 /// | [`Unavailable`](ErrorKind::Unavailable) | the session could not be read, and the request [continues without it][anonymous] | those that change something, but not [`destroy`](Self::destroy) |
 ///
 /// [anonymous]: crate::manager::OnLoadFailure::TreatAsAnonymous
@@ -158,7 +158,7 @@ struct State {
     /// Set by `ignore`, cleared by `destroy`. The close drops the changes; a sign-in stores them.
     is_ignored: bool,
     /// A request to an exempt path may create a session.
-    cross_site_allowed: bool,
+    cross_origin_allowed: bool,
     is_closed: bool,
     response: ResponseFacts,
     /// The time of the first use of the session. `None` before that, in a prefetch, and after an
@@ -254,7 +254,7 @@ impl Session {
         head: &RequestHead<'_>,
         origin_check: OriginDecision,
     ) -> Self {
-        let presented = Presented::of(&context.settings, head);
+        let presented = Presented::of(&context.id_settings, head);
         let address = head.client_address(context.settings.proxies);
         context.warn_if_proxied(head);
         if let Some(hash) = presented.malformed_hash {
@@ -289,7 +289,7 @@ impl Session {
     pub(crate) fn is_of(&self, context: &Arc<Context>, head: &RequestHead<'_>) -> bool {
         let realm = self.realm_tag();
         let has_same_ids = || {
-            let presented = Presented::of(&context.settings, head);
+            let presented = Presented::of(&context.id_settings, head);
             presented.id_hashes(realm).eq(self.presented.id_hashes(realm))
         };
         Arc::ptr_eq(&self.context, context) && has_same_ids()
@@ -303,7 +303,7 @@ impl Session {
 
     /// Returns the realm of the ids that this session reads and issues.
     fn realm_tag(&self) -> RealmTag {
-        self.context.settings.realm_tag
+        self.context.id_settings.realm_tag
     }
 
     /// Returns whether the browser prefetches the page, and may never show it.
@@ -340,12 +340,12 @@ impl Session {
         Ok(state)
     }
 
-    /// Fails after a failed load, and by [`check_cross_site`](Self::check_cross_site). Records that
-    /// the request uses the session, and when it has used it first.
+    /// Fails after a failed load, and by [`check_cross_origin`](Self::check_cross_origin). Records
+    /// that the request uses the session, and when it has used it first.
     fn lock_for_change(&self, operation: &'static str) -> Result<MutexGuard<'_, State>> {
         let mut state = self.lock_unclosed(operation)?;
         state.refuse_after_failed_load(operation)?;
-        self.check_cross_site(&state, operation)?;
+        self.check_cross_origin(&state, operation)?;
         state.response.varies = true;
         self.record_use(&mut state, || self.context.now());
         Ok(state)

@@ -9,7 +9,7 @@ use crate::cookie::{CookieConfig, OVERWRITTEN};
 use crate::id::{RealmTag, SessionId, SessionIdHash};
 use crate::message::{RequestHead, SmallList};
 use crate::session::Session;
-use crate::settings::{Settings, Transport};
+use crate::settings::{IdCarrier, IdSettings};
 
 /// An id that a request presents.
 #[derive(Clone, Debug)]
@@ -45,10 +45,10 @@ impl Presented {
     const MAX_HASHED: usize = 4096;
 
     /// Finds the ids of a request. Does no I/O, and allocates only if there are many.
-    pub(crate) fn of(settings: &Settings, head: &RequestHead<'_>) -> Presented {
+    pub(crate) fn of(settings: &IdSettings, head: &RequestHead<'_>) -> Presented {
         let mut presented = Presented::default();
-        match &settings.transport {
-            Transport::Cookie(cookie) => {
+        match &settings.carrier {
+            IdCarrier::Cookie(cookie) => {
                 let former = settings.former_cookies.iter().map(|cookie| (cookie, true));
                 for (cookie, by_former_cookie) in std::iter::once((cookie, false)).chain(former) {
                     let fields = head.cookies.iter().copied();
@@ -56,7 +56,7 @@ impl Presented {
                     presented.look_in_cookies(cookie, by_former_cookie, fields);
                 }
             }
-            Transport::Header(_) => {
+            IdCarrier::Header(_) => {
                 for text in head.ids.iter() {
                     let read = SessionId::parse(text).map(|id| PresentedId {
                         id,

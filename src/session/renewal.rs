@@ -12,7 +12,7 @@ use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::load::LoadState;
 use crate::session::{Session, State};
-use crate::settings::Transport;
+use crate::settings::IdCarrier;
 
 /// The grace of an id that is renewed by its age, or by that of its cookie's key.
 pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
@@ -80,7 +80,7 @@ impl Session {
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
         let LiveSession { record, id_hash } = &**session;
         let settings = &self.context.settings;
-        let in_cookie = matches!(settings.transport, Transport::Cookie(_));
+        let in_cookie = matches!(self.context.id_settings.carrier, IdCarrier::Cookie(_));
         let may_outlive = in_cookie && may_outlive_cookie(record);
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
         let renewal_grace = settings.renewal_grace.unwrap_or_default();

@@ -258,7 +258,7 @@ fn answer(served: &Served, asked: &Asked, session: &Session) -> Result<Reply> {
         }
         // As an identity provider's form does at the end of a sign-in.
         "/callback" => {
-            session.allow_cross_site()?;
+            session.allow_cross_origin()?;
             let _ = session.sign_in(UserKey::new("bob")?)?;
             Answer::See("/").into()
         }

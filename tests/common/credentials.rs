@@ -1,4 +1,4 @@
-//! The credential of a client, by each transport: a cookie, plain or sealed, or a header.
+//! The credential of a client, by each carrier: a cookie, plain or sealed, or a header.
 
 use cloakroom::adapter::{Outcome, RequestHead, ResponseHeaders};
 use cloakroom::cookie::CookieKeys;
@@ -53,7 +53,7 @@ fn keys() -> CookieKeys {
 pub type Configure = fn(SessionManagerBuilder, &str) -> SessionManagerBuilder;
 
 /// The ways in which a manager's ids can travel, under this name.
-pub const TRANSPORTS: [(&str, Configure); 4] = [
+pub const CARRIERS: [(&str, Configure); 4] = [
     ("plain", |builder, name| builder.cookie(CookieConfig::new().name(name))),
     ("signed", |builder, name| builder.cookie(CookieConfig::new().name(name).signed(keys()))),
     ("encrypted", |builder, name| builder.cookie(CookieConfig::new().name(name).encrypted(keys()))),

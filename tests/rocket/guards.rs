@@ -88,7 +88,7 @@ fn status(sessions: &SessionManager) -> String {
 
 #[get("/status")]
 fn admin_status(sessions: ManagerOf<'_, Admin>) -> String {
-    Adapter::new(&sessions).id_transport()
+    Adapter::new(&sessions).id_carrier()
 }
 
 #[test]

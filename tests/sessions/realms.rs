@@ -11,26 +11,26 @@ use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{CookieConfig, ErrorKind, MemoryStore, Session, SessionManager, SignIn};
 
 use crate::common::app::{App, defaults, user};
-use crate::common::credentials::{Credential, TRANSPORTS, sign_in_as};
+use crate::common::credentials::{CARRIERS, Credential, sign_in_as};
 use crate::common::every_store::on_every_store;
 
 #[test]
 fn an_id_of_one_manager_finds_nothing_in_another() {
     on_every_store(defaults, |app| {
-        for (transport, configure) in TRANSPORTS {
+        for (carrier, configure) in CARRIERS {
             let visitors = app.another(|builder| configure(builder, "x-visitor"));
             let admins = app.another(|builder| configure(builder, "x-admin"));
             let (visitor, admin) = (sign_in_as(&visitors, "ada"), sign_in_as(&admins, "root"));
-            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{transport}");
-            assert_eq!(admin.user(&admins, "x-admin").as_deref(), Some("root"), "{transport}");
-            assert_eq!(visitor.user(&admins, "x-admin"), None, "{transport}");
-            assert_eq!(admin.user(&visitors, "x-visitor"), None, "{transport}");
+            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{carrier}");
+            assert_eq!(admin.user(&admins, "x-admin").as_deref(), Some("root"), "{carrier}");
+            assert_eq!(visitor.user(&admins, "x-admin"), None, "{carrier}");
+            assert_eq!(admin.user(&visitors, "x-visitor"), None, "{carrier}");
             // Nor can it end, change, or sign in to, what it does not find.
             let session = visitor.open(&admins, "x-admin");
             session.destroy().unwrap();
             session.set("n", 1).unwrap();
             admins.close(&session, Outcome::Completed).unwrap();
-            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{transport}");
+            assert_eq!(visitor.user(&visitors, "x-visitor").as_deref(), Some("ada"), "{carrier}");
         }
     });
 }
@@ -38,23 +38,19 @@ fn an_id_of_one_manager_finds_nothing_in_another() {
 #[test]
 fn managers_of_one_realm_share_their_sessions() {
     on_every_store(defaults, |app| {
-        for (transport, configure) in TRANSPORTS {
+        for (carrier, configure) in CARRIERS {
             let realm = |builder: SessionManagerBuilder| builder.realm("shared");
             let one = app.another(|builder| realm(configure(builder, "x-one")));
             let other = app.another(|builder| realm(builder.header("x-other")));
             let credential = sign_in_as(&one, "ada");
-            if transport == "plain" || transport == "header" {
-                assert_eq!(
-                    credential.user(&other, "x-other").as_deref(),
-                    Some("ada"),
-                    "{transport}"
-                );
+            if carrier == "plain" || carrier == "header" {
+                assert_eq!(credential.user(&other, "x-other").as_deref(), Some("ada"), "{carrier}");
             } else {
                 assert_eq!(credential.user(&other, "x-other"), None, "what is sealed is no id");
             }
             let credential = sign_in_as(&other, "zoe");
-            if transport == "plain" || transport == "header" {
-                assert_eq!(credential.user(&one, "x-one").as_deref(), Some("zoe"), "{transport}");
+            if carrier == "plain" || carrier == "header" {
+                assert_eq!(credential.user(&one, "x-one").as_deref(), Some("zoe"), "{carrier}");
             }
         }
     });
@@ -63,19 +59,19 @@ fn managers_of_one_realm_share_their_sessions() {
 #[test]
 fn equal_cookie_names_in_two_realms_share_no_session() {
     on_every_store(defaults, |app| {
-        for (transport, configure) in TRANSPORTS {
+        for (carrier, configure) in CARRIERS {
             let of = |realm: &'static str| {
                 app.another(move |builder| configure(builder, "x-id").realm(realm))
             };
             let (one, other, again) = (of("one"), of("other"), of("one"));
             let credential = sign_in_as(&one, "ada");
-            assert_eq!(credential.user(&other, "x-id"), None, "{transport}");
-            assert_eq!(credential.user(&again, "x-id").as_deref(), Some("ada"), "{transport}");
+            assert_eq!(credential.user(&other, "x-id"), None, "{carrier}");
+            assert_eq!(credential.user(&again, "x-id").as_deref(), Some("ada"), "{carrier}");
             let malformed = app.count(EventKind::MalformedId);
             credential.user(&other, "x-id");
-            let is_sealed = matches!(transport, "signed" | "encrypted");
+            let is_sealed = matches!(carrier, "signed" | "encrypted");
             let raised = app.count(EventKind::MalformedId) - malformed;
-            assert_eq!(raised, u64::from(is_sealed), "a seal covers the realm: {transport}");
+            assert_eq!(raised, u64::from(is_sealed), "a seal covers the realm: {carrier}");
         }
     });
 }
@@ -188,9 +184,7 @@ fn a_rename_of_the_default_cookie_keeps_its_session() {
 
 #[test]
 fn a_renamed_cookie_keeps_its_session() {
-    for (transport, configure) in
-        TRANSPORTS.into_iter().filter(|(transport, _)| *transport != "header")
-    {
+    for (carrier, configure) in CARRIERS.into_iter().filter(|(carrier, _)| *carrier != "header") {
         on_every_store(defaults, |app| {
             let before = app.another(|builder| configure(builder, "old"));
             let after = app.another(|builder| {
@@ -201,30 +195,30 @@ fn a_renamed_cookie_keeps_its_session() {
 
             // A read finds it, and changes nothing in the browser.
             let headers = request(&after, &[("old", &old)], |session| {
-                assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{carrier}");
             });
-            assert_eq!(names(&headers), [], "{transport}");
+            assert_eq!(names(&headers), [], "{carrier}");
 
             // A change moves it, read before or not.
             for reads in [true, false] {
                 let old = sign_in_as(&before, "ada");
                 let headers = request(&after, &[("old", &old)], |session| {
                     if reads {
-                        assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
+                        assert_eq!(session.user().unwrap(), Some(user("ada")), "{carrier}");
                     }
                     session.set("n", 2).unwrap();
                 });
                 let moved = [("new".to_owned(), false), ("old".to_owned(), true)];
-                assert_eq!(names(&headers), moved, "{transport}");
+                assert_eq!(names(&headers), moved, "{carrier}");
                 let new = Credential::of(&headers);
-                assert_eq!(new.user(&after, "new").as_deref(), Some("ada"), "{transport}");
-                assert_eq!(old.user(&before, "old"), None, "it has moved: {transport}");
+                assert_eq!(new.user(&after, "new").as_deref(), Some("ada"), "{carrier}");
+                assert_eq!(old.user(&before, "old"), None, "it has moved: {carrier}");
                 request(&after, &[("new", &new)], |session| {
-                    assert_eq!(session.get("n").unwrap(), Some(2), "{transport}");
+                    assert_eq!(session.get("n").unwrap(), Some(2), "{carrier}");
                 });
                 if app.store.inner().index().is_some() {
                     let public_id = new.open(&after, "new").public_id().unwrap().unwrap();
-                    assert!(before.revoke(&user("ada"), &public_id, None).unwrap(), "{transport}");
+                    assert!(before.revoke(&user("ada"), &public_id, None).unwrap(), "{carrier}");
                 }
             }
 
@@ -234,7 +228,7 @@ fn a_renamed_cookie_keeps_its_session() {
             });
             let new = Credential::of(&headers);
             request(&after, &[("new", &new)], |session| {
-                assert_eq!(session.get("n").unwrap(), Some(1), "{transport}");
+                assert_eq!(session.get("n").unwrap(), Some(1), "{carrier}");
             });
         });
     }

@@ -17,7 +17,7 @@ use crate::common::app::{
     App, Browser, REMOVAL, assert_new_id, complete, defaults, get, set_cookie, sign_in, user,
     user_of,
 };
-use crate::common::credentials::{Credential, TRANSPORTS};
+use crate::common::credentials::{CARRIERS, Credential};
 use crate::common::dice::Dice;
 use crate::common::every_store::{on_every_store, with_ticking_clock};
 use crate::common::faulty::Call;
@@ -788,7 +788,7 @@ fn after_a_sign_out_no_id_of_a_chain_finds_the_session() {
 
 #[test]
 fn two_sign_ins_join_whatever_carries_the_id() {
-    for (transport, configure) in TRANSPORTS {
+    for (carrier, configure) in CARRIERS {
         on_every_store(defaults, |app| {
             let sessions = app.another(|builder| configure(builder, "x-id"));
             let visitor = sessions.open(None);
@@ -801,18 +801,18 @@ fn two_sign_ins_join_whatever_carries_the_id() {
             });
             let ids = given.each_ref().map(|credential| {
                 let session = credential.open(&sessions, "x-id");
-                assert_eq!(session.user().unwrap(), Some(user("ada")), "{transport}");
-                assert_eq!(session.get("n").unwrap(), Some(1), "{transport}");
+                assert_eq!(session.user().unwrap(), Some(user("ada")), "{carrier}");
+                assert_eq!(session.get("n").unwrap(), Some(1), "{carrier}");
                 session.public_id().unwrap()
             });
-            assert_eq!(ids[0], ids[1], "{transport}");
+            assert_eq!(ids[0], ids[1], "{carrier}");
             // A sign-out by the id from before ends it.
             let late = client.open(&sessions, "x-id");
             late.destroy().unwrap();
             let headers = complete(&sessions, &late);
-            assert_eq!(headers.id_fields.is_empty(), transport == "header", "{transport}");
+            assert_eq!(headers.id_fields.is_empty(), carrier == "header", "{carrier}");
             for credential in given.iter().chain([&client]) {
-                assert_eq!(credential.user(&sessions, "x-id"), None, "{transport}");
+                assert_eq!(credential.user(&sessions, "x-id"), None, "{carrier}");
             }
         });
     }

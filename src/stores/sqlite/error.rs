@@ -152,21 +152,32 @@ pub(super) fn refuses_deletion(error: &Error) -> bool {
     cause.and_then(|cause| cause.0.sqlite_error_code()) == Some(ErrorCode::ConstraintViolation)
 }
 
-/// Repeats an attempt until it is not busy or the deadline has passed; at least one attempt.
+/// Returns the pause after this number of repeated attempts.
 ///
 /// SQLite's own busy handler sleeps up to 100 ms at a time: against another process that writes
-/// without a pause it can miss every gap. This tries again within two milliseconds.
+/// without a pause it can miss every gap for seconds.
+fn pause(repeated: i32) -> Duration {
+    Duration::from_micros(50 << repeated.clamp(0, 5))
+}
+
+/// The busy handler of the application's connections: waits for about five seconds.
+pub(super) fn wait_while_busy(repeated: i32) -> bool {
+    thread::sleep(pause(repeated));
+    repeated < 3000
+}
+
+/// Repeats an attempt until it is not busy or the deadline has passed; at least one attempt.
 pub(super) fn retry_while_busy<T>(
     deadline: Instant,
     mut attempt: impl FnMut() -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
-    let mut pause = Duration::from_micros(50);
+    let mut repeated = 0;
     loop {
         match attempt() {
             Err(error) if kind(&error) == ErrorKind::Busy && monotonic_now() < deadline => {
                 let left = deadline.saturating_duration_since(monotonic_now());
-                thread::sleep(pause.min(left));
-                pause = (pause * 2).min(Duration::from_millis(2));
+                thread::sleep(pause(repeated).min(left));
+                repeated += 1;
             }
             result => return result,
         }

@@ -20,7 +20,7 @@ use crate::id::SessionIdHash;
 use crate::record::Touch;
 use crate::stores::sql::{self, saturating_i64};
 use crate::stores::sqlite::commit;
-use crate::stores::sqlite::error::During;
+use crate::stores::sqlite::error::{During, wait_while_busy};
 use crate::stores::sqlite::file::{Access, InUse};
 use crate::stores::sqlite::read_pool::ReadPool;
 use crate::stores::sqlite::record_cache::RecordCache;
@@ -29,7 +29,7 @@ use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
 use crate::stores::sqlite::write::{JobKind, Writer};
-use crate::sync::{monotonic_now, thread};
+use crate::sync::monotonic_now;
 
 /// Sessions in a SQLite database. A clone refers to the same store.
 ///
@@ -212,7 +212,7 @@ impl SqliteStore {
         let runs_checkpoints = self.0.writer.wal().runs_checkpoints();
         let open = || -> rusqlite::Result<Connection> {
             let mut connection = access.connect()?;
-            connection.busy_handler(Some(wait_for_lock))?;
+            connection.busy_handler(Some(wait_while_busy))?;
             connection.execute_batch(
                 "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;
                  PRAGMA fullfsync = ON; PRAGMA secure_delete = FAST",
@@ -225,14 +225,6 @@ impl SqliteStore {
         };
         open().during(OPERATION)
     }
-}
-
-/// The busy handler of the application's connections. SQLite's own pauses for up to 100 ms, in
-/// which it can miss every gap between the commits of a busy store for seconds.
-fn wait_for_lock(times: i32) -> bool {
-    let pause = Duration::from_micros(50 << times.clamp(0, 5));
-    thread::sleep(pause);
-    times < 3000
 }
 
 fn concerns_one_row(error: &Error) -> bool {

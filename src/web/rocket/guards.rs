@@ -85,7 +85,7 @@ fn session_for<'r, M: 'static>(request: &'r Request<'_>) -> Result<&'r Session> 
         let from_jar = cookies_of_jar(manager, request);
         let head = from_jar.iter().fold(head, |head, pair| head.cookie(pair));
         // The fairing `OriginCheck` has raised the event.
-        let decision = manager.context.settings.origin_decision(&head);
+        let decision = manager.context.origin_decision(&head);
         let session = manager.open_decided(&head, decision);
         if slot.is_closing.load(Ordering::Relaxed) {
             // A closed session can be read but not changed. There is nothing to store yet.
@@ -148,7 +148,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
         let mut pairs = request.headers().get("Cookie").flat_map(|header| header.split(';'));
         (!pairs.any(has_name)).then(|| format!("{name}={}", cookie.value()))
     };
-    manager.context.settings.cookie_names().filter_map(find_cookie).collect()
+    manager.context.id_settings.cookie_names().filter_map(find_cookie).collect()
 }
 
 /// Converts the result of a session call into the outcome of a guard of the application. An error

@@ -155,7 +155,7 @@ impl<M> Debug for Sessions<M> {
 struct Managed<M>(SessionManager, PhantomData<fn() -> M>);
 
 /// The cookies and headers that carry the ids of all managers of a Rocket.
-struct IdTransports(Mutex<Vec<String>>);
+struct IdCarriers(Mutex<Vec<String>>);
 
 /// The request header in which a proxy sends the client's protocol: the value of the setting
 /// `proxy_proto_header` of Rocket's development version, which 0.5.2 ignores.
@@ -177,19 +177,19 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             );
             return Err(rocket);
         }
-        let id_transport = Adapter::new(manager).id_transport();
-        if let Some(IdTransports(others)) = rocket.state() {
+        let id_carrier = Adapter::new(manager).id_carrier();
+        if let Some(IdCarriers(others)) = rocket.state() {
             let mut others = others.lock().ignore_poison();
-            if others.contains(&id_transport) {
+            if others.contains(&id_carrier) {
                 log::error!(
                     target: "cloakroom",
-                    "two session managers of this Rocket use {id_transport}, and would overwrite \
+                    "two session managers of this Rocket use {id_carrier}, and would overwrite \
                      each other's ids: give one of the two another name"
                 );
                 drop(others);
                 return Err(rocket);
             }
-            others.push(id_transport.clone());
+            others.push(id_carrier.clone());
         }
         panic_watch::install_hook();
         let manager = if self.inline {
@@ -208,9 +208,9 @@ impl<M: Send + Sync + 'static> Fairing for Sessions<M> {
             }
             manager.with_blocking_hook(blocking::run_in_place)
         };
-        if rocket.state::<IdTransports>().is_none() {
+        if rocket.state::<IdCarriers>().is_none() {
             let proto = rocket.figment().extract_inner("proxy_proto_header").map(ProxyProto);
-            rocket = rocket.manage(IdTransports(Mutex::new(vec![id_transport])));
+            rocket = rocket.manage(IdCarriers(Mutex::new(vec![id_carrier])));
             rocket = rocket.mount("/", [cross_origin::route()]);
             if let Ok(proto) = proto {
                 rocket = rocket.manage(proto);

@@ -37,7 +37,7 @@ fn take(session: &Session, jar: &CookieJar<'_>, state: &str) -> cloakroom::Resul
         return Ok(None);
     };
     jar.remove(attempt_cookie(String::new()));
-    session.allow_cross_site()?; // the state proves that this browser began the attempt
+    session.allow_cross_origin()?; // the state proves that this browser began the attempt
     Ok(Some(attempt))
 }
 

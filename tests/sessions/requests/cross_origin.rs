@@ -71,7 +71,7 @@ fn a_refused_request_can_neither_use_nor_close_its_session() {
         let cookie = ada.cookie.as_deref().unwrap();
         let head = foreign().cookie(cookie).cookie("__Host-id=malformed");
         let session = app.sessions.open(head.clone());
-        let more: [fn(&Session) -> Result<()>; 2] = [Session::ignore, Session::allow_cross_site];
+        let more: [fn(&Session) -> Result<()>; 2] = [Session::ignore, Session::allow_cross_origin];
         for call in CALLS.iter().chain(&more) {
             assert_eq!(call(&session).unwrap_err().kind(), ErrorKind::CrossOrigin);
         }
@@ -248,7 +248,7 @@ fn a_request_to_an_exempt_path_does_not_replace_a_session() {
                 Err(error) => {
                     assert!(number >= FIRST_CHANGE, "call {number}: {error}");
                     assert_eq!(error.kind(), ErrorKind::CrossOrigin);
-                    assert!(error.to_string().contains("allow_cross_site"), "{error}");
+                    assert!(error.to_string().contains("allow_cross_origin"), "{error}");
                 }
             }
             assert_eq!(set_cookie(&complete(&app.sessions, &session)), None, "call {number}");
@@ -261,17 +261,17 @@ fn a_request_to_an_exempt_path_does_not_replace_a_session() {
 fn a_request_to_an_exempt_path_begins_a_session_when_allowed() {
     on_both_stores(exempt, |app| {
         let session = app.sessions.open(foreign());
-        session.allow_cross_site().unwrap();
+        session.allow_cross_origin().unwrap();
         assert_eq!(session.sign_in(UserKey::new("ada").unwrap()).unwrap(), SignIn::Done);
         let mut browser = Browser::default();
         browser.take(&complete(&app.sessions, &session));
         assert_eq!(user_of(&app.sessions, &browser).as_deref(), Some("ada"));
-        assert_eq!(session.allow_cross_site().unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(session.allow_cross_origin().unwrap_err().kind(), ErrorKind::Closed);
     });
 }
 
 #[test]
-fn an_exempt_request_with_a_session_or_of_no_site_may_write() {
+fn an_exempt_request_with_an_id_or_not_cross_origin_may_write() {
     on_both_stores(exempt, |app| {
         let write = |app: &App, head: RequestHead<'_>| {
             let session = app.sessions.open(head);

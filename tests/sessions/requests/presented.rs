@@ -261,7 +261,7 @@ fn every_field_of_the_header_that_carries_ids_is_read() {
 }
 
 #[test]
-fn an_id_of_another_transport_is_not_looked_up() {
+fn an_id_of_another_carrier_is_not_looked_up() {
     on_both_stores(defaults, |app| {
         let header = app.another(|builder| builder.header("X-Session"));
         let cookie = app.visitor(1).cookie.unwrap();

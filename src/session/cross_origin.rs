@@ -1,4 +1,4 @@
-//! Requests that the page of another site has sent to an exempt path.
+//! Requests that a page of another origin has sent to an exempt path.
 
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};
@@ -6,8 +6,8 @@ use crate::session::{Session, State};
 
 impl Session {
     /// Lets a request to an [exempt](crate::CrossOrigin::exempt) path begin a session, or remove
-    /// the cookie, although another site sent it. Call it once the request has proved where it
-    /// comes from.
+    /// the cookie, although a page of another origin sent it. Call it once the request has proved
+    /// where it comes from.
     ///
     /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
     /// request begins replaces the one that the browser has, so any site could sign the user out.
@@ -20,7 +20,7 @@ impl Session {
     ///
     /// /// The form of an identity provider, whose `state` was found to be that of our cookie.
     /// fn callback(session: &Session, user: UserKey) -> cloakroom::Result<SignIn> {
-    ///     session.allow_cross_site()?;
+    ///     session.allow_cross_origin()?;
     ///     session.sign_in(user)
     /// }
     /// ```
@@ -28,19 +28,20 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Closed`] after the end of the request; and [those of all
     /// methods](Self#errors-of-all-methods).
-    pub fn allow_cross_site(&self) -> Result<()> {
-        self.lock_unclosed("allow a request of another site")?.cross_site_allowed = true;
+    pub fn allow_cross_origin(&self) -> Result<()> {
+        self.lock_unclosed("allow a cross-origin request")?.cross_origin_allowed = true;
         Ok(())
     }
 
-    /// Refuses to create or end a session in a request that the page of another site sent, as it
+    /// Refuses to create or end a session in a request that a page of another origin sent, as it
     /// can to an exempt path. Such a request comes without the cookie, and the response would
     /// replace or remove it.
-    pub(super) fn check_cross_site(&self, state: &State, operation: &'static str) -> Result<()> {
+    pub(super) fn check_cross_origin(&self, state: &State, operation: &'static str) -> Result<()> {
         let is_exempt = self.origin_check == OriginDecision::Exempt;
-        if is_exempt && self.presented.is_empty() && !state.cross_site_allowed {
-            let why = "another site sent the request, without the cookie that the browser may \
-                       have: call allow_cross_site first, if the response may replace it";
+        if is_exempt && self.presented.is_empty() && !state.cross_origin_allowed {
+            let why = "a page of another origin sent the request, without the cookie that the \
+                       browser may have: call allow_cross_origin first, if the response may \
+                       replace it";
             return Err(Error::with_source(ErrorKind::CrossOrigin, operation, why));
         }
         Ok(())
