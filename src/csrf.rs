@@ -64,24 +64,19 @@ impl Session {
     /// ```
     ///
     /// Every call returns a different token. All of them are valid until the session ends or the
-    /// next [`sign_in`](Self::sign_in); a renewal does not change that.
+    /// next [`sign_in`](Self::sign_in); a renewal and a [`clear`](Self::clear) do not change that.
     ///
     /// - **After a sign-in** the earlier tokens are valid only in requests that present the
     ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. A
     ///   page that is rendered in the request of the sign-in must request its token after the
     ///   sign-in.
-    /// - **In a session that exists** the first token stores its secret immediately, even if the
-    ///   request fails later.
-    /// - **Without a session** the secret is stored with the session at the end of the request.
-    /// - **[`clear`](Self::clear) does not invalidate the tokens for good.** It removes the secret,
-    ///   and the next token stores it again, because it is derived from the id. (After a renewal
-    ///   the next token stores another one.) To invalidate the tokens, sign the user in again, or
-    ///   end the session.
-    /// - **After [`ignore`](Self::ignore)** a token is valid later only if the session had a secret
-    ///   before.
+    /// - **In a session that exists** a token stores nothing: the session has had its secret since
+    ///   it began.
+    /// - **Without a session** a token begins one at the end of the request, unless that request
+    ///   fails or [ignores](Self::ignore) the session: then the token is never valid.
     ///
     /// # Errors
-    /// As [`update`](Self::update).
+    /// [Those of all methods](Self#errors-of-all-methods).
     pub fn csrf_token(&self) -> Result<String> {
         let secret = self.secret()?;
         Ok(token(secret.bytes(), &random("mask a CSRF token")?))

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::data::{Data, Value};
+use crate::data::{CSRF_SECRET, Data, Value};
 use crate::record::Record;
 
 /// The changes of one request: names set and removed, all names cleared, the user authenticated
@@ -15,7 +15,7 @@ use crate::record::Record;
 /// Applying `a.then(b)` equals applying `a` and then `b`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// Removes every name that `changes` does not contain.
+    /// Removes every name that `changes` does not contain, but not the CSRF secret.
     clear: bool,
     /// `Some` sets the name, `None` removes it.
     changes: BTreeMap<Box<str>, Option<Value<'static>>>,
@@ -56,18 +56,24 @@ impl Delta {
 
     /// Removes `name`.
     pub fn remove(&mut self, name: &str) {
-        // After a clear the name is absent already, unless this delta has set it since.
-        if self.clear {
-            self.changes.remove(name);
-        } else {
+        if self.keeps(name) {
             self.changes.insert(name.into(), None);
+        } else {
+            // It is absent already, unless this delta has set it since the clear.
+            self.changes.remove(name);
         }
     }
 
-    /// Removes every name. The user does not change.
+    /// Removes every name but that of the CSRF secret, whose tokens are in open pages. The user
+    /// does not change.
     pub fn clear(&mut self) {
         self.clear = true;
-        self.changes.clear();
+        self.changes.retain(|name, _| &**name == CSRF_SECRET);
+    }
+
+    /// Returns whether a name stays that `changes` does not contain.
+    fn keeps(&self, name: &str) -> bool {
+        !self.clear || name == CSRF_SECRET
     }
 
     /// Sets the time and the level of the authentication, if the session has a user.
@@ -88,11 +94,11 @@ impl Delta {
     }
 
     /// Returns this delta for a session that another request has signed in: without the clear, the
-    /// change of `name` and the confirmed authentication, which concern the session before the
-    /// sign-in, and with this idle limit.
-    pub(crate) fn for_join(&self, name: &str, idle_limit: Option<Duration>) -> Self {
+    /// CSRF secret and the confirmed authentication, which concern the session before the sign-in,
+    /// and with this idle limit.
+    pub(crate) fn for_join(&self, idle_limit: Option<Duration>) -> Self {
         let mut delta = Delta { clear: false, confirmation: None, idle_limit, ..self.clone() };
-        delta.changes.remove(name);
+        delta.changes.remove(CSRF_SECRET);
         delta
     }
 
@@ -119,12 +125,12 @@ impl Delta {
         match self.changes.get(name) {
             Some(Some(value)) => Change::Set(value),
             Some(None) => Change::Removed,
-            None if self.clear => Change::Removed,
-            None => Change::Untouched,
+            None if self.keeps(name) => Change::Untouched,
+            None => Change::Removed,
         }
     }
 
-    /// Returns whether the delta removes every name that it does not set.
+    /// Returns whether the delta removes every name that it does not set, except the CSRF secret's.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.clear
@@ -158,11 +164,7 @@ impl Delta {
             return false;
         }
         let changes = self.iter().map(|(name, value)| (name, value.map(Value::as_json)));
-        if self.clear {
-            let set: Vec<_> = changes.filter_map(|(name, value)| Some((name, value?))).collect();
-            return data.replace(&set);
-        }
-        data.change(changes)
+        data.change(|name| self.keeps(name), changes)
     }
 
     /// Applies the delta to a record; returns false if the record is unchanged. The caller
@@ -198,7 +200,7 @@ mod tests {
         Idle(u8),
     }
 
-    const NAMES: [&str; 3] = ["a", "b", "c"];
+    const NAMES: [&str; 3] = ["a", "b", CSRF_SECRET];
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![

@@ -268,15 +268,17 @@ impl Data {
         self.len() == 0
     }
 
-    /// Sets the names that have a value in `changes` and removes those that have none. `changes` is
-    /// ordered by name. Returns false if the data is unchanged.
+    /// Sets the names that have a value in `changes`, and removes those that have none. Of the
+    /// other names, those stay for which `keeps` returns true. `changes` is ordered by name.
+    /// Returns false if the data is unchanged.
     pub(crate) fn change<'c>(
         &mut self,
+        keeps: impl Fn(&str) -> bool,
         changes: impl Iterator<Item = (&'c str, Option<&'c str>)>,
     ) -> bool {
         let before = self.clone();
         let mut entries = Vec::with_capacity(self.len() + changes.size_hint().0);
-        let mut unmerged = before.entries().peekable();
+        let mut unmerged = before.entries().filter(|(name, _)| keeps(name)).peekable();
         for (name, value) in changes {
             while let Some(unchanged) = unmerged.next_if(|(have, _)| *have < name) {
                 entries.push(unchanged);
@@ -285,15 +287,9 @@ impl Data {
             entries.extend(value.map(|value| (name, value)));
         }
         entries.extend(unmerged);
-        self.replace(&entries)
-    }
-
-    /// Replaces all names and values by `entries`, which are ordered by name. Returns false if the
-    /// data is unchanged.
-    pub(crate) fn replace(&mut self, entries: &[(&str, &str)]) -> bool {
-        let changed = !entries.iter().copied().eq(self.entries());
+        let changed = !entries.iter().copied().eq(before.entries());
         if changed {
-            *self = Data::from_sorted(entries);
+            *self = Data::from_sorted(&entries);
         }
         changed
     }
@@ -317,16 +313,14 @@ impl Data {
     }
 
     /// Returns the size that counts towards the limit of a session, in bytes: the length of
-    /// [`as_json`](Self::as_json) without flash messages, which have a [separate
-    /// limit](crate::Flash).
+    /// [`as_json`](Self::as_json) without the CSRF secret, and without flash messages, which have a
+    /// [separate limit](crate::Flash).
     #[must_use]
     pub fn json_len(&self) -> usize {
-        let flashes = match self.get(FLASHES).map(|value| value.as_json().len()) {
-            Some(value) if self.len() == 1 => "\"\":".len() + FLASHES.len() + value,
-            Some(value) => "\"\":,".len() + FLASHES.len() + value,
-            None => 0,
-        };
-        self.as_json().len() - flashes
+        let own = self.entries().filter(|(name, _)| [FLASHES, CSRF_SECRET].contains(name));
+        let own = own.map(|(name, value)| "\"\":,".len() + name.len() + value.len());
+        // Without other names there is one comma less.
+        (self.as_json().len() - own.sum::<usize>()).max("{}".len())
     }
 
     /// Returns the size in memory, in bytes, for caches with a bound on their memory. Clones share
@@ -425,7 +419,7 @@ mod tests {
         assert_eq!(data.json_len(), 2);
         for name in ["", "plain", "a \"b\" \\ c", "\u{1}\n", "ünïcode"] {
             let value = Value::encode(name).unwrap();
-            assert!(data.change([(name, Some(value.as_json()))].into_iter()));
+            assert!(data.change(|_| true, [(name, Some(value.as_json()))].into_iter()));
             assert_eq!(data.json_len(), data.as_json().len());
             assert_eq!(Data::from_json(data.as_json()).unwrap(), data);
         }
@@ -447,9 +441,13 @@ mod tests {
     }
 
     #[test]
-    fn json_len_does_not_count_flash_messages() {
+    fn json_len_does_not_count_flash_messages_and_secret() {
         let length = |text| Data::from_json(text).unwrap().json_len();
         assert_eq!(length("{\"cloakroom.flash\":[1,2]}"), "{}".len());
+        assert_eq!(length("{\"cloakroom.csrf\":\"x\"}"), "{}".len());
+        assert_eq!(length("{\"cloakroom.csrf\":\"x\",\"cloakroom.flash\":[1,2]}"), "{}".len());
+        let with_others = "{\"a\":1,\"cloakroom.csrf\":\"x\",\"cloakroom.flash\":[],\"d\":2}";
+        assert_eq!(length(with_others), "{\"a\":1,\"d\":2}".len());
         assert_eq!(length("{\"a\":1,\"cloakroom.flash\":[1,2]}"), "{\"a\":1}".len());
         assert_eq!(length("{\"a\":1,\"cloakroom.flash\":[],\"d\":2}"), "{\"a\":1,\"d\":2}".len());
     }

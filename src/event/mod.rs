@@ -295,10 +295,10 @@ pub enum Event<'a> {
         /// The reason.
         error: &'a Error,
     },
-    /// The id of a session could not be renewed by its age
-    /// ([`renew_every`](crate::manager::SessionManagerBuilder::renew_every), or before its cookie
-    /// expires in the browser) or that of its cookie's key. The request does not fail, and the next
-    /// one tries again. Level `Warn`.
+    /// The id of a session could not be renewed when that was due: because of
+    /// [`renew_every`](crate::manager::SessionManagerBuilder::renew_every), because its cookie
+    /// would expire in the browser before the session, or because its cookie was sealed with an old
+    /// key. The request does not fail, and the next one tries again. Level `Warn`.
     RenewalFailed {
         /// The session's public id.
         public_id: &'a PublicId,

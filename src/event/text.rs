@@ -159,7 +159,7 @@ impl fmt::Display for Event<'_> {
                  {error}"
             ),
             Event::RenewalFailed { public_id, error } => {
-                write!(f, "the id of session {public_id} was not renewed by its age: {error}")
+                write!(f, "the id of session {public_id} was not renewed when it was due: {error}")
             }
             Event::WrongType { public_id, error } => {
                 write!(f, "{}: {error:?}", session_of(*public_id))

@@ -356,8 +356,8 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.persistent = persistent)
     }
 
-    /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. Flash
-    /// messages do not count: they have a [separate limit](crate::Flash).
+    /// Sets the maximum size of one session's data, in bytes of JSON. Defaults to 65,536. The CSRF
+    /// secret does not count, nor do flash messages, which have a [separate limit](crate::Flash).
     ///
     /// A change that exceeds the maximum fails with [`ErrorKind::TooLarge`], and the stored session
     /// stays as it is. A session that is larger, because the maximum was lowered, can be read, and
@@ -391,8 +391,8 @@ impl SessionManagerBuilder {
 
     /// Sets the age at which the id of a session is renewed (the *renewal timeout* of OWASP's
     /// Session Management Cheat Sheet): the first request that uses the session at that age or
-    /// later renews it when it is closed. At least one minute; an hour is common. Defaults to no
-    /// renewal by age. The session keeps its limits and its CSRF tokens, and the replaced id stays
+    /// later renews it when it is closed. At least one minute; an hour is common. Defaults to
+    /// none. The session keeps its limits and its CSRF tokens, and the replaced id stays
     /// valid for one minute.
     ///
     /// It stops only a thief who pauses, and it can sign a user out whose client loses the response

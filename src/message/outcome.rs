@@ -15,11 +15,10 @@
 ///
 /// What the request has committed before stays, whatever the outcome: a sign-in, a
 /// [confirmed authentication](crate::Session::confirm_authentication), a
-/// [`commit`](crate::Session::commit), an [`update_now`](crate::Session::update_now), the first
-/// [`csrf_token`](crate::Session::csrf_token) of a session that exists, and revocations by the
-/// manager. If the close fails, a `destroy` may have been carried out, and the other changes were
-/// not stored, unless [`Error::has_unknown_outcome`](crate::Error::has_unknown_outcome) returns
-/// true.
+/// [`commit`](crate::Session::commit), an [`update_now`](crate::Session::update_now), and
+/// revocations by the manager. If the close fails, a `destroy` may have been carried out, and the
+/// other changes were not stored, unless
+/// [`Error::has_unknown_outcome`](crate::Error::has_unknown_outcome) returns true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {

@@ -1,14 +1,14 @@
 //! The commit of a session, in levels that call the next one: `commit_all` ends the sessions that
 //! are marked for it, and stores all changes; `commit_changes` finds the session that takes them;
-//! `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins and the
-//! CSRF secret; `commit_with_retries` repeats it after revision mismatches, with the changes
-//! recomputed; `call_store` makes one call of the store.
+//! `merge_or_renew` and `create_session` plan one action on one session, as do sign-ins;
+//! `commit_with_retries` repeats it after revision mismatches, with the changes recomputed;
+//! `call_store` makes one call of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Loaded, Unreadable};
-use crate::data::{CSRF_SECRET, Data};
+use crate::data::CSRF_SECRET;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -87,10 +87,9 @@ impl Session {
     ///
     /// | | before `ignore` | after `ignore` |
     /// |---|---|---|
-    /// | changes of values, messages or the idle limit; [`renew`](Self::renew) | discarded | discarded |
+    /// | changes of values, messages or the idle limit; [`renew`](Self::renew); a session that a [CSRF token](Self::csrf_token) begins | discarded | discarded |
     /// | [`destroy`](Self::destroy) | cancelled: the user stays signed in | carried out; changes after it begin a new session |
     /// | `sign_in`, `confirm_authentication` | stays | stored, with all changes before it |
-    /// | the first [CSRF token](Self::csrf_token) of an existing session | stays valid | is refused later |
     /// | activity | recorded by the first read and by a commit | not recorded |
     ///
     /// ```
@@ -232,7 +231,9 @@ impl Session {
         let id = next_id.map_or_else(SessionId::generate, Ok)?;
         let id_hash = id.hash(self.realm_tag());
         let action = Action::Create(new_session);
-        let delta = DeltaPlan::AllChanges;
+        // A token of this request stays valid, even if it was made before a first, failed attempt.
+        let secret = Secret::of(state).unwrap_or_else(|| Secret::from_id(&id));
+        let delta = DeltaPlan::WithSecret(secret);
         let plan = CommitPlan { id_hash, action, touch: state.touch, delta };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
         let CommitAnswer::Done { session, .. } = answer else {
@@ -299,7 +300,7 @@ impl Session {
             self.call_store(&Commit {
                 id_hash: plan.id_hash,
                 action: plan.action.clone(),
-                delta: plan.delta.compute(changes, load_state.data())?,
+                delta: plan.delta.compute(changes)?,
                 expected: changes.expected,
                 loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
@@ -334,20 +335,23 @@ pub(super) struct CommitPlan {
 /// Which of the request's changes a commit stores.
 pub(super) enum DeltaPlan {
     AllChanges,
-    /// All changes, with the CSRF secret replaced by this one: for a sign-in.
-    WithCsrfSecret(Secret),
+    /// All changes, with this CSRF secret: for a session that begins, and for a sign-in.
+    WithSecret(Secret),
     /// The changes that a sign-in may merge into the session of another sign-in, with the idle
     /// limit that it sets.
     ForJoin(Option<Duration>),
 }
 
 impl DeltaPlan {
-    fn compute(&self, changes: &Changes, data: Option<&Data>) -> Result<Arc<Delta>> {
-        let delta = changes.delta();
+    fn compute(&self, changes: &Changes) -> Result<Arc<Delta>> {
         Ok(match self {
             DeltaPlan::AllChanges => changes.shared_delta(),
-            DeltaPlan::WithCsrfSecret(secret) => secret.delta_of_sign_in(delta, data)?.into(),
-            DeltaPlan::ForJoin(idle_limit) => delta.for_join(CSRF_SECRET, *idle_limit).into(),
+            DeltaPlan::WithSecret(secret) => {
+                let mut delta = changes.delta().clone();
+                delta.set(CSRF_SECRET, secret.value()?);
+                delta.into()
+            }
+            DeltaPlan::ForJoin(idle_limit) => changes.delta().for_join(*idle_limit).into(),
         })
     }
 }

@@ -219,7 +219,7 @@ impl Session {
             new_session: plan.new_session.clone(),
             join_salt,
         };
-        let delta = DeltaPlan::WithCsrfSecret(Secret::from_id(&id));
+        let delta = DeltaPlan::WithSecret(Secret::from_id(&id));
         let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch, delta };
         let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
         match (answer, &plan.join_id) {

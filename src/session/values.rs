@@ -178,10 +178,10 @@ impl Session {
         Ok(value)
     }
 
-    /// Removes every value, every flash message and the secret of the [CSRF
-    /// tokens](Self::csrf_token), even those that other requests have stored before the clear is
-    /// stored. What this request sets afterwards stays. The session continues, and its user stays
-    /// signed in. To end the session, use [`destroy`](Self::destroy).
+    /// Removes every value and every flash message, even those that other requests have stored
+    /// before the clear is stored. What this request sets afterwards stays. The session continues,
+    /// its user stays signed in, and its [CSRF tokens](Self::csrf_token) stay valid. To end the
+    /// session, use [`destroy`](Self::destroy).
     ///
     /// # Errors
     /// Reads and stores nothing now, so it fails only [as all methods

@@ -4,10 +4,10 @@ use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
 use cloakroom::adapter::{Outcome, RequestHead, ResponseHeaders};
-use cloakroom::backend::Store;
+use cloakroom::backend::{Action, Commit, Delta, Store};
 use cloakroom::clock::ManualClock;
 use cloakroom::event::{EventKind, Events};
-use cloakroom::id::SessionId;
+use cloakroom::id::{Realm, SessionId};
 use cloakroom::list::Stats;
 use cloakroom::manager::SessionManagerBuilder;
 use cloakroom::{MemoryStore, Result, Session, SessionManager, SqliteStore, UserKey};
@@ -150,6 +150,15 @@ impl App {
     /// A browser with a signed-in session.
     pub fn signed_in(&self, name: &str) -> Browser {
         self.visitor_after(|session| sign_in(session, name))
+    }
+
+    /// Removes the CSRF secret of a stored session, as if another program had stored it without
+    /// one.
+    pub fn remove_secret(&self, browser: &Browser) {
+        let mut delta = Delta::new();
+        delta.remove("cloakroom.csrf");
+        let id_hash = browser.id().hash(Realm::default().tag());
+        self.store.inner().commit(&Commit::new(&id_hash, Action::Merge, delta, NOW)).unwrap();
     }
 
     /// The value `n` of the session of this cookie.

@@ -194,7 +194,7 @@ pub(crate) fn record(bytes: &[u8]) {
     match Record::from_json(&text) {
         Ok(record) => {
             assert_eq!(Record::from_json(&record.to_json()).expect("it was written"), record);
-            assert_eq!(record.data.as_json().len(), record.data.json_len());
+            assert_counted_length(&record.data);
             // No time causes an overflow.
             let _ = record.is_live(NOW);
         }
@@ -215,13 +215,19 @@ pub(crate) fn data(bytes: &[u8]) {
                 assert_eq!(value.as_json(), expected.get());
                 assert!(data.get(name) == Some(value));
             }
-            let written = data.as_json();
-            assert_eq!(written.len(), data.json_len());
-            assert_eq!(Data::from_json(written).expect("it was written"), data);
+            assert_counted_length(&data);
+            assert_eq!(Data::from_json(data.as_json()).expect("it was written"), data);
         }
         (Err(error), Err(_)) => assert_eq!(error.kind(), ErrorKind::Undecodable),
         (ours, theirs) => panic!("{text:?}: {ours:?} here, {theirs:?} from serde_json"),
     }
+}
+
+/// All of the text counts towards the maximum size, except values under names of cloakroom.
+fn assert_counted_length(data: &Data) {
+    let (counted, length) = (data.json_len(), data.as_json().len());
+    let has_own_names = data.iter().any(|(name, _)| name.starts_with("cloakroom."));
+    assert!(counted == length || has_own_names && counted < length, "{counted} of {length}");
 }
 
 /// A row with any content is a session or undecodable, and fails no call.

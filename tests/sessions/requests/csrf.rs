@@ -94,14 +94,15 @@ fn the_field_is_html_with_a_token() {
 }
 
 #[test]
-fn a_page_of_a_session_that_has_a_secret_writes_nothing() {
+fn a_token_of_a_session_writes_nothing() {
     on_both_stores(defaults, |app| {
-        let (mut browser, old) = visitor_with_token(&app);
+        let mut browser = app.visitor(1);
         let (loads, commits) = (app.store.calls(Call::Load), app.store.calls(Call::Commit));
         let headers = browser.request(&app.sessions, |session| {
-            session.csrf_token().unwrap();
+            let token = session.csrf_token().unwrap();
             session.csrf_field().unwrap();
-            assert_eq!(session.verify_csrf(&old).unwrap(), CsrfCheck::Valid);
+            assert_eq!(session.verify_csrf(&token).unwrap(), CsrfCheck::Valid);
+            assert!(!session.is_changed());
         });
         assert_eq!(app.store.calls(Call::Commit), commits);
         assert_eq!(app.store.calls(Call::Load), loads + 1, "it is read once");
@@ -230,18 +231,26 @@ fn a_sign_in_replaces_the_secret_in_its_own_commit() {
 }
 
 #[test]
-fn a_session_that_never_had_a_secret_gets_none_by_a_sign_in() {
+fn every_session_is_stored_with_a_secret() {
     let app = App::new(Storage::File, defaults);
-    app.signed_in("ada");
     let database =
         cloakroom::stores::sqlite::rusqlite::Connection::open(app.folder.database()).unwrap();
-    let data = || -> String {
-        let sql = "SELECT group_concat(data) FROM cloakroom_sessions";
+    let without_secret = || -> u32 {
+        let sql = "SELECT count(*) FROM cloakroom_sessions WHERE data NOT LIKE '%cloakroom.csrf%'";
         database.query_row(sql, [], |row| row.get(0)).unwrap()
     };
-    assert_eq!(data(), "{}");
-    token(&app, &mut app.signed_in("ben"));
-    assert!(data().contains("cloakroom.csrf"));
+    let mut ada = app.signed_in("ada");
+    let visitor = app.visitor(1);
+    let imported = app.visitor(1);
+    assert_eq!((app.rows(), without_secret()), (3, 0));
+    app.remove_secret(&imported);
+    assert_eq!(without_secret(), 1);
+    // A sign-in to an anonymous session, and one in place of another user.
+    for browser in [&mut imported.clone(), &mut visitor.clone(), &mut ada] {
+        browser.request(&app.sessions, |session| sign_in(session, "ben"));
+        assert_eq!(without_secret(), 0);
+    }
+    assert_eq!(app.rows(), 3);
 }
 
 #[test]
@@ -266,6 +275,9 @@ fn a_token_is_not_carried_to_another_user() {
             let mut browser = app.signed_in("ada");
             let of_ada = token(&app, &mut browser);
             let mut after = String::new();
+            if pending {
+                app.remove_secret(&browser);
+            }
             browser.request(&app.sessions, |session| {
                 if pending {
                     session.clear().unwrap();

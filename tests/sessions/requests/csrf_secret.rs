@@ -12,15 +12,14 @@ use cloakroom::{CommitOutcome, ErrorKind, Session};
 use crate::common::app::{
     App, Browser, complete, defaults, get, on_both_stores, set_cookie, sign_in, user_of,
 };
-use crate::common::faulty::{Call, Fault};
+use crate::common::faulty::Call;
 use crate::requests::csrf::{holds, token, visitor_with_token};
 
 #[test]
-fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
+fn a_token_from_during_a_sign_in_does_not_outlive_it() {
     on_both_stores(defaults, |app| {
         let (browser, session) = app.open_visitor(1);
         assert_eq!(session.user().unwrap(), None);
-        // Neither the stored session nor this request knows of a secret yet.
         let page = token(&app, &mut browser.clone());
         sign_in(&session, "ada");
         let ada = browser.with_response(&complete(&app.sessions, &session));
@@ -30,31 +29,43 @@ fn a_secret_made_during_a_sign_in_does_not_outlive_it() {
 }
 
 #[test]
-fn two_parallel_first_pages_both_show_valid_tokens() {
+fn two_overlapping_first_pages_both_show_valid_tokens() {
     on_both_stores(defaults, |app| {
         let browser = app.visitor(1);
         let pages = [browser.open(&app.sessions), browser.open(&app.sessions)];
         pages.iter().for_each(|page| assert_eq!(page.get("n").unwrap(), Some(1)));
+        let commits = app.store.calls(Call::Commit);
         let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
         pages.iter().rev().for_each(|page| drop(complete(&app.sessions, page)));
+        assert_eq!(app.store.calls(Call::Commit), commits);
         assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
     });
 }
 
 #[test]
-fn a_page_whose_secret_is_overtaken_uses_the_other_secret() {
+fn a_session_without_a_secret_gets_one_of_its_id() {
     on_both_stores(defaults, |app| {
-        let (browser, slow) = app.open_visitor(1);
-        let gate = app.store.hold(Call::Commit);
-        let tokens = thread::scope(|scope| {
-            let waiting = scope.spawn(|| slow.csrf_token().unwrap());
-            gate.wait_until_reached();
-            let fast = token(&app, &mut browser.clone());
-            gate.open();
-            [waiting.join().unwrap(), fast]
+        let (mut browser, token) = visitor_with_token(&app);
+        app.remove_secret(&browser);
+        assert!(!holds(&app, &browser, &token));
+        let pages = [browser.open(&app.sessions), browser.open(&app.sessions)];
+        let commits = app.store.calls(Call::Commit);
+        let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
+        assert_eq!(app.store.calls(Call::Commit), commits);
+        for page in &pages {
+            complete(&app.sessions, page);
+            assert!(tokens.iter().chain([&token]).all(|token| holds(&app, &browser, token)));
+        }
+        // With the other changes of the request, in one commit.
+        app.remove_secret(&browser);
+        let commits = app.store.calls(Call::Commit);
+        browser.request(&app.sessions, |session| {
+            session.set("n", 2).unwrap();
+            session.csrf_token().unwrap();
         });
-        complete(&app.sessions, &slow);
-        assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
+        assert_eq!(app.store.calls(Call::Commit), commits + 1);
+        assert!(holds(&app, &browser, &token));
+        assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
 
@@ -72,7 +83,7 @@ fn many_pages_at_once_agree_on_one_secret() {
 }
 
 #[test]
-fn a_secret_stored_at_once_carries_no_other_change() {
+fn a_token_stores_no_other_change() {
     on_both_stores(defaults, |app| {
         let (mut browser, session) = app.open_visitor(1);
         session.set("m", 2).unwrap();
@@ -83,7 +94,7 @@ fn a_secret_stored_at_once_carries_no_other_change() {
         assert_eq!(session.get::<u32>("n").unwrap(), None);
         let other = browser.open(&app.sessions);
         let verified = other.verify_csrf(&token).unwrap();
-        assert_eq!(verified, CsrfCheck::Valid, "already, under the id from before");
+        assert_eq!(verified, CsrfCheck::Valid, "under the id from before");
         assert_eq!((other.get("n").unwrap(), other.get::<u32>("m").unwrap()), (Some(1), None));
         browser.take(&complete(&app.sessions, &session));
         assert_eq!((app.stored_n(&browser), get(&app.sessions, &browser, "m")), (None, Some(2)));
@@ -92,7 +103,7 @@ fn a_secret_stored_at_once_carries_no_other_change() {
 }
 
 #[test]
-fn a_secret_stored_at_once_survives_a_failed_request() {
+fn a_token_of_a_session_survives_a_failed_request() {
     on_both_stores(defaults, |app| {
         for outcome in [Outcome::ServerError, Outcome::Panicked] {
             let (mut browser, mut token) = (app.visitor(1), String::new());
@@ -119,73 +130,34 @@ fn add(session: &Session, by: u32) -> u32 {
 }
 
 #[test]
-fn an_update_from_before_the_secret_is_recomputed() {
+fn an_update_before_a_new_secret_is_recomputed() {
     on_both_stores(defaults, |app| {
-        // The other request changes the session before the secret is made, or while that is on its
-        // way, which then is stale.
-        for on_its_way in [false, true] {
-            let (mut browser, session) = app.open_visitor(1);
-            assert_eq!(add(&session, 10), 11);
-            let gate = on_its_way.then(|| app.store.hold(Call::Commit));
-            thread::scope(|scope| {
-                let other = || {
-                    browser.clone().request(&app.sessions, |session| {
-                        add(session, 100);
-                    });
-                };
-                match gate {
-                    None => {
-                        other();
-                        session.csrf_token().unwrap();
-                    }
-                    Some(gate) => {
-                        let page = scope.spawn(|| session.csrf_token().unwrap());
-                        gate.wait_until_reached();
-                        other();
-                        gate.open();
-                        page.join().unwrap();
-                    }
-                }
-            });
-            add(&session, 1000);
-            browser.take(&complete(&app.sessions, &session));
-            assert_eq!(app.stored_n(&browser), Some(1111));
-        }
-    });
-}
-
-#[test]
-fn an_update_from_before_an_unstored_secret_is_not_lost() {
-    on_both_stores(defaults, |app| {
-        let (browser, session) = app.open_visitor(1);
+        let (mut browser, _) = visitor_with_token(&app);
+        app.remove_secret(&browser);
+        let session = browser.open(&app.sessions);
         assert_eq!(add(&session, 10), 11);
         browser.clone().request(&app.sessions, |session| {
             add(session, 100);
         });
-        // The first try is stale, the second one fails.
-        let gate = app.store.hold(Call::Commit);
-        thread::scope(|scope| {
-            let page = scope.spawn(|| session.csrf_token());
-            gate.wait_until_reached();
-            app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
-            gate.open();
-            assert_eq!(page.join().unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
-        });
-        complete(&app.sessions, &session);
-        assert_eq!(app.stored_n(&browser), Some(111));
+        let token = session.csrf_token().unwrap();
+        add(&session, 1000);
+        browser.take(&complete(&app.sessions, &session));
+        assert_eq!(app.stored_n(&browser), Some(1111));
+        assert!(holds(&app, &browser, &token));
     });
 }
 
 #[test]
-fn an_update_after_the_secret_needs_no_second_try() {
+fn a_token_stays_valid_if_the_first_commit_fails() {
     on_both_stores(defaults, |app| {
-        let (browser, session) = app.open_visitor(1);
-        session.csrf_token().unwrap();
-        add(&session, 10);
-        let commits = app.store.calls(Call::Commit);
-        complete(&app.sessions, &session);
-        assert_eq!(app.store.calls(Call::Commit), commits + 1);
-        assert_eq!(app.stored_n(&browser), Some(11));
+        let mut browser = Browser::default();
+        let mut token = String::new();
+        browser.request(&app.sessions, |session| {
+            token = session.csrf_token().unwrap();
+            app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
+            assert_eq!(session.commit().unwrap_err().kind(), ErrorKind::Unavailable);
+        });
+        assert!(holds(&app, &browser, &token));
     });
 }
 
@@ -209,20 +181,18 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
                 }
                 end(&app, &mut browser);
                 let (rows, discarded) = (app.rows(), app.count(EventKind::ChangesDiscarded));
-                // A page of an id that was replaced has nothing to lose, unless it has changes.
-                let is_reported = index != 2 || changes;
-                let discarded = discarded + u64::from(is_reported);
-                let token = session.csrf_token().unwrap();
-                assert_eq!(app.count(EventKind::ChangesDiscarded), discarded);
-                assert_eq!(session.get::<u32>("n").unwrap(), None);
-                session.csrf_token().unwrap();
-                let saved =
-                    if is_reported { CommitOutcome::Discarded } else { CommitOutcome::Stored };
+                let mut tokens = vec![session.csrf_token().unwrap()];
+                let saved = if changes { CommitOutcome::Discarded } else { CommitOutcome::Stored };
                 assert_eq!(session.commit().unwrap(), saved);
+                let discarded = discarded + u64::from(changes);
+                assert_eq!(app.count(EventKind::ChangesDiscarded), discarded);
+                assert_eq!(session.get::<u32>("n").unwrap(), (!changes).then_some(1));
+                tokens.push(session.csrf_token().unwrap());
                 let headers = complete(&app.sessions, &session);
-                assert_eq!((set_cookie(&headers), headers.discarded), (None, is_reported));
+                assert_eq!((set_cookie(&headers), headers.discarded), (None, changes));
                 assert_eq!((app.rows(), app.count(EventKind::ChangesDiscarded)), (rows, discarded));
-                assert!(!holds(&app, &browser, &token), "{index} {changes}");
+                let held = tokens.iter().any(|token| holds(&app, &browser, token));
+                assert!(!held, "{index} {changes}");
             }
         }
     });
@@ -264,7 +234,7 @@ fn a_token_from_before_a_sign_out_is_not_valid_after_it() {
 }
 
 #[test]
-fn an_old_id_in_its_grace_makes_the_sessions_secret() {
+fn a_token_of_an_old_id_in_its_grace_is_the_sessions() {
     let configure =
         |builder: SessionManagerBuilder| builder.renewal_grace(std::time::Duration::from_secs(10));
     on_both_stores(configure, |app| {
@@ -279,35 +249,37 @@ fn an_old_id_in_its_grace_makes_the_sessions_secret() {
 }
 
 #[test]
-fn a_clear_removes_the_secret_unless_a_token_follows() {
+fn a_clear_keeps_the_secret() {
     on_both_stores(defaults, |app| {
         let (mut browser, first) = visitor_with_token(&app);
-        let mut second = String::new();
+        let mut tokens = vec![first];
         browser.request(&app.sessions, |session| {
+            tokens.push(session.csrf_token().unwrap());
             session.clear().unwrap();
-            second = session.csrf_token().unwrap();
-            assert_eq!(session.verify_csrf(&second).unwrap(), CsrfCheck::Valid);
+            tokens.push(session.csrf_token().unwrap());
+            let valid = |token: &String| session.verify_csrf(token).unwrap() == CsrfCheck::Valid;
+            assert!(tokens.iter().all(valid));
         });
         assert_eq!(app.stored_n(&browser), None);
-        assert!(holds(&app, &browser, &first) && holds(&app, &browser, &second));
-        // Where there was none before, two that clear in parallel still agree.
-        let cleared = app.visitor(1);
-        let pages = [cleared.open(&app.sessions), cleared.open(&app.sessions)];
-        pages.iter().for_each(|page| page.clear().unwrap());
-        let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
-        pages.iter().for_each(|page| drop(complete(&app.sessions, page)));
-        assert!(tokens.iter().all(|token| holds(&app, &cleared, token)));
-        assert_eq!(app.stored_n(&cleared), None);
-        // And without a token it goes with the rest.
+        browser.request(&app.sessions, |session| session.renew().unwrap());
         browser.request(&app.sessions, |session| session.clear().unwrap());
-        assert!(!holds(&app, &browser, &first));
+        assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
+        // A page of a visitor without a session has shown the token before the clear.
+        let mut shown = String::new();
+        let first_visit = app.visitor_after(|session| {
+            session.set("n", 1).unwrap();
+            shown = session.csrf_token().unwrap();
+            session.clear().unwrap();
+        });
+        assert!(holds(&app, &first_visit, &shown));
+        assert_eq!(app.stored_n(&first_visit), None);
     });
 }
 
 #[test]
-fn an_ignored_request_stores_no_secret() {
+fn an_ignored_request_begins_no_session_for_its_token() {
     on_both_stores(defaults, |app| {
-        for mut browser in [Browser::default(), app.visitor(1)] {
+        for (mut browser, is_valid) in [(Browser::default(), false), (app.visitor(1), true)] {
             let (commits, mut token) = (app.store.calls(Call::Commit), String::new());
             let headers = browser.request(&app.sessions, |session| {
                 session.ignore().unwrap();
@@ -315,29 +287,20 @@ fn an_ignored_request_stores_no_secret() {
             });
             assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
             assert_eq!(app.store.calls(Call::Commit), commits);
-            assert!(!holds(&app, &browser, &token));
+            assert_eq!(holds(&app, &browser, &token), is_valid);
         }
-        // A secret that is there serves ignored pages too.
-        let (mut browser, _) = visitor_with_token(&app);
-        let mut token = String::new();
-        browser.request(&app.sessions, |session| {
-            session.ignore().unwrap();
-            token = session.csrf_token().unwrap();
-        });
-        assert!(holds(&app, &browser, &token));
     });
 }
 
 #[test]
 fn a_closed_session_gives_tokens_only_of_a_stored_secret() {
     on_both_stores(defaults, |app| {
-        let (browser, session) = app.open_visitor(1);
+        let session = app.sessions.open(None);
         complete(&app.sessions, &session);
         assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(session.verify_csrf(&"A".repeat(86)).unwrap(), CsrfCheck::Invalid);
         // The page may be written while the response is in flight.
-        let session = browser.open(&app.sessions);
-        session.csrf_token().unwrap();
+        let (browser, session) = app.open_visitor(1);
         complete(&app.sessions, &session);
         assert!(holds(&app, &browser, &session.csrf_token().unwrap()));
     });
@@ -357,19 +320,6 @@ fn a_store_that_fails_is_an_error_and_the_next_request_is_fine() {
             assert_eq!(error.kind(), ErrorKind::Busy);
             assert_eq!(set_cookie(&complete(&app.sessions, &session)), None);
         }
-        let mut browser = app.visitor(1);
-        browser.request(&app.sessions, |session| {
-            session.set("m", 2).unwrap();
-            app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
-            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::Unavailable);
-        });
-        assert_eq!(get(&app.sessions, &browser, "m"), Some(2), "the other change is kept");
-        app.store.plan(Call::Commit, Fault::Panic);
-        let page = browser.open(&app.sessions);
-        let shown = std::panic::AssertUnwindSafe(|| page.csrf_token());
-        assert!(std::panic::catch_unwind(shown).is_err());
-        app.sessions.close(&page, Outcome::Panicked).unwrap();
-        let token = self::token(&app, &mut browser);
         assert!(holds(&app, &browser, &token));
     });
 }
@@ -390,13 +340,21 @@ fn a_session_treated_as_anonymous_has_no_valid_token() {
 }
 
 #[test]
-fn a_session_that_is_full_says_so() {
-    let configure = |builder: SessionManagerBuilder| builder.max_bytes(40);
+fn a_full_session_has_room_for_its_secret() {
+    let configure = |builder: SessionManagerBuilder| builder.max_bytes("{\"n\":1}".len());
     on_both_stores(configure, |app| {
         let mut browser = app.visitor(1);
-        browser.request(&app.sessions, |session| {
-            assert_eq!(session.csrf_token().unwrap_err().kind(), ErrorKind::TooLarge);
-        });
-        assert_eq!(app.stored_n(&browser), Some(1));
+        let token = token(&app, &mut browser);
+        browser.request(&app.sessions, |session| session.set("n", 2).unwrap());
+        assert_eq!(app.stored_n(&browser), Some(2));
+        assert!(holds(&app, &browser, &token));
+        app.remove_secret(&browser);
+        let token = self::token(&app, &mut browser);
+        assert!(holds(&app, &browser, &token));
+        app.remove_secret(&browser);
+        browser.request(&app.sessions, |session| sign_in(session, "ada"));
+        let grow = |session: &Session| session.set("m", 1).unwrap();
+        let closed = browser.try_request(&app.sessions, Outcome::Completed, grow);
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::TooLarge);
     });
 }
