@@ -19,10 +19,8 @@ use crate::id::RealmTag;
 /// to read. [`signed`](CookieConfig::signed) refuses invented ids without asking the store;
 /// [`encrypted`](CookieConfig::encrypted) also hides the id from the client.
 ///
-/// To rotate keys, put the new key first and keep the old one: cookies of an old key stay valid.
-/// The next request that uses the session [gives it a new
-/// id](crate::guide::ids#when-the-id-changes), in a cookie of the new key. Removing a key
-/// invalidates its cookies.
+/// To rotate keys, put the new key first and keep the old one: cookies of an old key stay valid and
+/// are sent again under the new key. Removing a key invalidates its cookies.
 ///
 /// ```
 /// use cloakroom::cookie::CookieKeys;

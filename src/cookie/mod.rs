@@ -71,7 +71,7 @@ pub(crate) trait Seal: Debug + Send + Sync {
 /// The text of an id from a sealed value.
 pub(crate) struct Unsealed {
     pub(crate) id: String,
-    /// If so, the id is to be renewed, so that the new cookie is sealed with the newest key.
+    /// If so, the cookie is to be sent again, sealed with the newest key.
     pub(crate) sealed_with_old_key: bool,
 }
 

@@ -296,9 +296,9 @@ pub enum Event<'a> {
         error: &'a Error,
     },
     /// The id of a session could not be renewed when that was due: because of
-    /// [`renew_every`](crate::manager::SessionManagerBuilder::renew_every), because its cookie
-    /// would expire in the browser before the session, or because its cookie was sealed with an old
-    /// key. The request does not fail, and the next one tries again. Level `Warn`.
+    /// [`renew_every`](crate::manager::SessionManagerBuilder::renew_every), or because its cookie
+    /// would expire in the browser before the session. The request does not fail, and the next one
+    /// tries again. Level `Warn`.
     RenewalFailed {
         /// The session's public id.
         public_id: &'a PublicId,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::backend::{LiveSession, Loaded};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
@@ -10,6 +11,7 @@ use crate::message::{Outcome, ResponseHeaders, Sharing};
 use crate::session::changes::Changes;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
+use crate::session::presented::PresentedId;
 use crate::session::{CommitOutcome, ResponseFacts, Session, State};
 use crate::settings::IdField;
 
@@ -64,9 +66,9 @@ impl Session {
         }
         let _: CommitOutcome = self.commit_all(state)?;
         if !has_failed {
-            self.renew_if_due(state);
+            self.renew_old_id(state);
         }
-        let id_fields = match state.load_state.issued() {
+        let id_fields = match state.load_state.issued().or_else(|| self.id_to_reseal(state)) {
             Some(id) => self.fields_with_id(id, state),
             // Only a sign-out removes the cookie. If a read found no session, another response may
             // have given the browser a newer cookie, and responses arrive in any order.
@@ -135,6 +137,25 @@ impl Session {
             sharing,
             no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.ending.sign_out == SignOut::Done,
+        }
+    }
+
+    /// Returns the presented id of the session, if it is the current one and its cookie was sealed
+    /// with an old cookie key. It is not renewed instead: a renewal signs out a client that loses
+    /// the response and then pauses for longer than the grace.
+    fn id_to_reseal(&self, state: &State) -> Option<&SessionId> {
+        let LiveSession { id_hash, .. } =
+            state.load_state.session().filter(|_| !state.is_ignored)?;
+        let is_to_reseal = |presented: &&PresentedId| {
+            presented.sealed_with_old_key
+                && !presented.by_former_cookie
+                && presented.id.hash(self.realm_tag()) == *id_hash
+        };
+        let id = &self.presented.ids.iter().find(is_to_reseal)?.id;
+        // Loads again, because another response may have given the client a newer id meanwhile.
+        match self.blocking.run(|| self.context.store()?.load(id_hash, self.context.now())) {
+            Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
+            _ => None,
         }
     }
 }

@@ -153,13 +153,9 @@ impl Session {
         ids.find(|id| id.hash(self.realm_tag()) == *id_hash).cloned()
     }
 
-    /// Returns whether the id of this hash was presented in such a way.
-    pub(super) fn is_presented(
-        &self,
-        id_hash: &SessionIdHash,
-        in_way: impl Fn(&PresentedId) -> bool,
-    ) -> bool {
+    /// Returns whether the id of this hash was presented under a former name of the cookie.
+    pub(super) fn has_former_cookie(&self, id_hash: &SessionIdHash) -> bool {
         let mut presented = self.presented.ids.iter();
-        presented.any(|it| in_way(it) && it.id.hash(self.realm_tag()) == *id_hash)
+        presented.any(|it| it.by_former_cookie && it.id.hash(self.realm_tag()) == *id_hash)
     }
 }

@@ -1,5 +1,4 @@
-//! Renewals of a session's id: by the handler, by the age of the id or of its cookie's key, and
-//! from a former cookie.
+//! Renewals of a session's id: by the handler, by the age of the id, and from a former cookie.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::session::load::LoadState;
 use crate::session::{Session, State};
 use crate::settings::IdCarrier;
 
-/// The grace of an id that is renewed by its age, or by that of its cookie's key.
+/// The grace of an id that is renewed by its age.
 pub(crate) const AGE_RENEWAL_GRACE: Duration = Duration::from_secs(60);
 
 /// The age at which an id is renewed if the session may outlive its cookie: half of the 400 days
@@ -66,16 +65,13 @@ impl Session {
         let is_requested =
             state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let grace = self.context.settings.renewal_grace;
-        let has_former_cookie = || self.is_presented(id_hash, |it| it.by_former_cookie);
-        (is_requested || has_former_cookie()).then_some(Renewal { grace })
+        (is_requested || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
     /// Renews an id by its age: because of the setting, or because its cookie may expire in the
-    /// browser before the session ends. Also an id whose cookie was sealed with an old key, and one
-    /// that such a renewal has replaced, if its client has lost the response. Overlapping requests
-    /// still present the old id, so it has a grace, even if the manager gives none to renewals by
-    /// the handler.
-    pub(super) fn renew_if_due(&self, state: &mut State) {
+    /// browser before the session ends. Overlapping requests still present the old id, so it has a
+    /// grace, even if the manager gives none to renewals by the handler.
+    pub(super) fn renew_old_id(&self, state: &mut State) {
         let Some(touch) = state.touch.filter(|_| !state.is_ignored) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
         let LiveSession { record, id_hash } = &**session;
@@ -83,12 +79,12 @@ impl Session {
         let in_cookie = matches!(self.context.id_settings.carrier, IdCarrier::Cookie(_));
         let may_outlive = in_cookie && may_outlive_cookie(record);
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
+        let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
         let renewal_grace = settings.renewal_grace.unwrap_or_default();
         let opened_at = self.opened_at_or(touch.seen);
-        let is_due = max_ages.into_iter().flatten().any(|age| is_old(record, age, touch.seen))
-            || has_lost_id(session, found_by, renewal_grace, opened_at)
-            || self.is_presented(id_hash, |it| it.sealed_with_old_key && !it.by_former_cookie);
-        if !is_due {
+        if !is_old(record, max_age, touch.seen)
+            && !has_lost_id(session, found_by, renewal_grace, opened_at)
+        {
             return;
         }
         let id_hash = *id_hash;

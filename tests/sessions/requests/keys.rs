@@ -1,16 +1,12 @@
 //! Signed and encrypted cookies, with keys that change.
 
-use std::time::Duration;
-
-use cloakroom::Session;
-use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::cookie::{CookieConfig, CookieKeys};
 use cloakroom::event::EventKind;
 use cloakroom::id::SessionId;
 use cloakroom::manager::SessionManagerBuilder;
 
 use crate::common::app::{
-    ATTRIBUTES, Browser, WEEK, complete, defaults, get, on_both_stores, set_cookie, sign_in,
+    ATTRIBUTES, Browser, WEEK, defaults, get, on_both_stores, set_cookie, sign_in,
 };
 use crate::common::faulty::Call;
 
@@ -20,10 +16,6 @@ fn config(encrypted: bool, secrets: &[u8]) -> CookieConfig {
         true => CookieConfig::new().encrypted(keys),
         false => CookieConfig::new().signed(keys),
     }
-}
-
-fn read(session: &Session) {
-    assert_eq!(session.get("n").unwrap(), Some(1));
 }
 
 #[test]
@@ -39,15 +31,13 @@ fn rotated_keys_are_accepted_until_they_are_removed() {
 
             // A request that does not look at its session sends nothing.
             assert_eq!(set_cookie(&browser.request(&both, |_| {})), None);
-            let headers = browser.request(&both, read);
-            let renewed = set_cookie(&headers).expect("a new id").to_owned();
-            assert!(renewed.ends_with(&format!("; Path=/; {WEEK}; {ATTRIBUTES}")));
+            let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
+            let sealed_again = set_cookie(&headers).expect("it is sent again").to_owned();
+            assert!(sealed_again.ends_with(&format!("; Path=/; {WEEK}; {ATTRIBUTES}")));
             assert_ne!(browser.cookie, issued_by_old.cookie);
-            assert_eq!(app.count(EventKind::Renewed), 1);
-            let commits = app.store.calls(Call::Commit);
-            assert_eq!(set_cookie(&browser.request(&both, read)), None, "once");
-            assert_eq!(app.store.calls(Call::Commit), commits);
-            assert_eq!(get(&new, &browser, "n"), Some(1), "under the new key");
+            let headers = browser.request(&both, |s| assert_eq!(s.get("n").unwrap(), Some(1)));
+            assert_eq!(set_cookie(&headers), None, "once");
+            assert_eq!(get(&new, &browser, "n"), Some(1), "the same id under the new key");
 
             let loads = app.store.calls(Call::Load);
             assert_eq!(get::<u32>(&new, &issued_by_old, "n"), None);
@@ -58,56 +48,7 @@ fn rotated_keys_are_accepted_until_they_are_removed() {
 }
 
 #[test]
-fn requests_that_are_no_activity_keep_the_id_of_an_old_key() {
-    on_both_stores(defaults, |app| {
-        let old = app.another(|builder| builder.cookie(config(false, &[1])));
-        let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
-        let browser =
-            Browser::default().after_request(&old, |session| session.set("n", 1).unwrap());
-        let commits = app.store.calls(Call::Commit);
-        let head = RequestHead::from(browser.cookie.as_deref()).purpose("prefetch");
-        let [prefetch, ignored] = [both.open(head), browser.open(&both)];
-        ignored.ignore().unwrap();
-        for session in [prefetch, ignored] {
-            read(&session);
-            assert_eq!(set_cookie(&complete(&both, &session)), None);
-        }
-        for outcome in [Outcome::ServerError, Outcome::Panicked] {
-            let session = browser.open(&both);
-            read(&session);
-            assert_eq!(set_cookie(&both.close(&session, outcome).unwrap()), None);
-        }
-        assert_eq!(app.store.calls(Call::Commit), commits);
-    });
-}
-
-#[test]
-fn an_id_of_an_old_key_finds_its_session_for_a_minute() {
-    on_both_stores(defaults, |app| {
-        let old = app.another(|builder| builder.cookie(config(false, &[1])));
-        let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
-        let mut browser =
-            Browser::default().after_request(&old, |session| session.set("n", 1).unwrap());
-        let stale = browser.clone();
-        let overlapping = browser.open(&both);
-        read(&overlapping);
-        let lost = browser.after_request(&both, read);
-        overlapping.set("m", 2).unwrap();
-        let headers = complete(&both, &overlapping);
-        assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
-        app.clock.advance(Duration::from_secs(10));
-        assert_eq!(set_cookie(&browser.request(&both, read)), None, "it may overlap");
-        app.clock.advance(Duration::from_millis(1));
-        assert!(set_cookie(&browser.request(&both, read)).is_some(), "it was lost");
-        assert_eq!(app.count(EventKind::Renewed), 2);
-        app.clock.advance(Duration::from_secs(60));
-        let values = [browser, lost, stale].map(|client| get(&both, &client, "m"));
-        assert_eq!(values, [Some(2), None, None]);
-    });
-}
-
-#[test]
-fn a_write_without_a_read_with_an_old_key_renews_the_id() {
+fn a_write_without_a_read_with_an_old_key_is_sealed_again() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
@@ -121,7 +62,7 @@ fn a_write_without_a_read_with_an_old_key_renews_the_id() {
         assert_eq!(late.get("n").unwrap(), Some(2));
         browser.request(&both, |session| sign_in(session, "ada"));
         late.set("n", 3).unwrap();
-        let headers = complete(&both, &late);
+        let headers = both.close(&late, cloakroom::adapter::Outcome::Completed).unwrap();
         assert_eq!((set_cookie(&headers), headers.discarded), (None, true));
         let mut stale = stale;
         let headers = stale.request(&both, |s| assert!(!s.contains("x").unwrap()));
@@ -130,7 +71,7 @@ fn a_write_without_a_read_with_an_old_key_renews_the_id() {
 }
 
 #[test]
-fn a_reader_in_flight_with_an_old_key_sends_no_replaced_id() {
+fn a_reader_in_flight_that_seals_again_sends_no_replaced_id() {
     on_both_stores(defaults, |app| {
         let old = app.another(|builder| builder.cookie(config(false, &[1])));
         let both = app.another(|builder| builder.cookie(config(false, &[2, 1])));
@@ -139,7 +80,7 @@ fn a_reader_in_flight_with_an_old_key_sends_no_replaced_id() {
         let late = browser.open(&both);
         assert_eq!(late.get("n").unwrap(), Some(1));
         browser.request(&both, |session| sign_in(session, "ada"));
-        let headers = complete(&both, &late);
+        let headers = both.close(&late, cloakroom::adapter::Outcome::Completed).unwrap();
         browser.take(&headers);
         assert_eq!(get(&both, &browser, "n"), Some(1), "the browser keeps the new id");
     });
