@@ -16,19 +16,21 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 ///
 /// Two kinds of requests are checked: those of any method but `GET`, `HEAD` and `OPTIONS`, and
 /// those that ask for a WebSocket. Handlers of the other requests must not change anything on
-/// behalf of the user. A checked request passes if its `Origin` is [trusted](Self::trust) or its
-/// path is [exempt](Self::exempt). Otherwise it is **cross-origin** if
+/// behalf of the user. The first row that applies to a checked request decides:
 ///
-/// - its `Sec-Fetch-Site` is neither `same-origin` nor `none`, or
-/// - it has no `Sec-Fetch-Site`, and its `Origin` does not match its `Host`: host or port differ,
-///   the scheme is `http` on an encrypted connection, the value is `null`, or there is not exactly
-///   one `Host`.
+/// | the request | it |
+/// |---|---|
+/// | is for an [exempt](Self::exempt) path | passes |
+/// | has several fields `Sec-Fetch-Site`, or several `Origin` | is **cross-origin** |
+/// | has a [trusted](Self::trust) `Origin` | passes |
+/// | has a `Sec-Fetch-Site` | passes with `same-origin` and `none`, and is otherwise cross-origin |
+/// | has an `Origin` | is cross-origin if that does not match `Host`: host or port differ, the scheme is `http` on an encrypted connection, the value is `null`, or there is not exactly one `Host` |
+/// | has neither | passes |
 ///
 /// All current browsers send `Sec-Fetch-Site` over TLS and to `localhost`, and `Origin` elsewhere.
-/// A request with neither passes. It comes from a program such as curl, which has only the cookies
-/// that its user gave to it, or from a Firefox before 70 (2019) or an Edge before 79 (2020), whose
-/// users only [CSRF tokens](crate::Session::csrf_field) protect. A request with several fields of
-/// one of these names is refused.
+/// A request with neither comes from a program such as curl, which has only the cookies that its
+/// user gave to it, or from a Firefox before 70 (2019) or an Edge before 79 (2020), whose users
+/// only [CSRF tokens](crate::Session::csrf_field) protect.
 ///
 /// Behind proxies ([`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies)) the
 /// first entry of `X-Forwarded-Host`, if a proxy sends it, is used in place of `Host`.

@@ -1,5 +1,5 @@
-//! The pages of the repository about this crate. The table in the [documentation of the
-//! crate](crate#guide) says which page answers which question.
+//! The pages of the repository about this crate. The [documentation of the crate](crate#guide)
+//! lists them by purpose.
 
 // Only rustdoc compiles this. It also tests the code on the pages, and runs it unless it is marked
 // `no_run`. `guide.html` has the names of methods to which code on the pages is linked, and the

@@ -169,16 +169,20 @@ impl fmt::Debug for JoinSalt {
 ///
 /// ```
 /// use cloakroom::id::PublicId;
-/// use cloakroom::{SessionManager, UserKey};
+/// use cloakroom::{Session, SessionManager};
 ///
 /// /// `device` is from the form of a page that lists the user's sessions.
-/// fn end(sessions: &SessionManager, user: &UserKey, device: &str) -> cloakroom::Result<bool> {
+/// fn end(sessions: &SessionManager, session: &Session, device: &str) -> cloakroom::Result<bool> {
+///     let Some(user) = session.user()? else { return Ok(false) };
 ///     let public_id: PublicId = device.parse()?;
-///     sessions.revoke(user, &public_id, None)
+///     sessions.revoke(&user, &public_id, Some(session))
 /// }
 /// # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
-/// # let ada = UserKey::new("ada")?;
-/// # assert!(!end(&sessions, &ada, "000102030405060708090a0b0c0d0e0f")?);
+/// # let session = sessions.open(None);
+/// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
+/// # assert!(!end(&sessions, &session, "000102030405060708090a0b0c0d0e0f")?);
+/// # let own = session.public_id()?.unwrap().to_string();
+/// # assert!(end(&sessions, &session, &own)?);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

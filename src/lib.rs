@@ -14,7 +14,7 @@
 //! **For** applications on Rocket, or on rouille, tiny_http or another server that answers each
 //! request on a thread. Each call blocks its thread until the store answers. Rocket is async; its
 //! adapter runs each call that waits in Tokio's `block_in_place`, so other requests continue, as
-//! long as fewer than `max_blocking` (512) calls wait.
+//! long as fewer than `max_blocking` (512) calls wait. At that number the whole server waits.
 //!
 //! **Not for** axum, hyper, Actix Web or warp, for which there is no adapter; for sessions in
 //! Redis, MySQL or MongoDB; for SQLite on Windows. cloakroom checks no passwords and does not
@@ -70,9 +70,52 @@
 //! SQLite, a power cut can lose values and anonymous sessions of about the last minute ([in some
 //! cases of more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
 //!
+//! # A session over two requests
+//!
+//! An adapter opens and closes the session of each request. This program does so itself:
+//!
+//! ```
+//! use cloakroom::adapter::Outcome;
+//! use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+//!
+//! # fn main() -> cloakroom::Result<()> {
+//! let sessions = SessionManager::new(MemoryStore::new())?;
+//!
+//! // The first request has no cookie. Its handler checks a password and signs the user in.
+//! let session = sessions.open(None);
+//! assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
+//! session.set("theme", "dark")?;
+//! let headers = sessions.close(&session, Outcome::Completed)?; // stores the changes
+//!
+//! // The response sets the cookie: `__Host-id=…; Path=/; …`.
+//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+//! let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
+//!
+//! // The browser sends the cookie with the second request, which finds the session.
+//! let session = sessions.open(cookie);
+//! assert_eq!(session.user()?, Some(UserKey::new("ada")?));
+//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
+//! session.destroy()?; // signs the user out
+//! sessions.close(&session, Outcome::Completed)?; // the response removes the cookie
+//!
+//! // From now on the id finds no session.
+//! assert_eq!(sessions.open(cookie).user()?, None);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors
+//!
+//! The calls return a [`Result`], and a handler can pass every error on with `?`. The client then
+//! sees a page with the status 503 if the store is busy or cannot be reached, 403 for
+//! [`ErrorKind::CrossOrigin`], and otherwise 500. The log has the details. The values that the
+//! request has changed are discarded, but a sign-in stays, and a sign-out is carried out. The
+//! [guide](guide::errors) says how to answer with a page of your own.
+//!
 //! # Cookbook
 //!
-//! The calls of common pages. The [guide](#guide) has whole handlers.
+//! The calls of common pages. The [guide](#guide) has whole handlers, and [`testing`] what tests of
+//! them need.
 //!
 //! ```
 //! use cloakroom::manager::UserSession;
@@ -113,62 +156,31 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! A test of these needs no server, no file and no sleep. It needs the feature `testing` in the
-//! `dev-dependencies`:
-//!
-//! ```
-//! # #[cfg(feature = "testing")]
-//! # fn main() -> cloakroom::Result<()> {
-//! use cloakroom::adapter::RequestHead;
-//! use cloakroom::clock::{ManualClock, Timestamp};
-//! use cloakroom::testing::{CookieJar, signed_in};
-//! use cloakroom::{MemoryStore, SessionManager, UserKey};
-//! use std::time::Duration;
-//!
-//! let clock = ManualClock::new(Timestamp::from_millis(0));
-//! let sessions = SessionManager::builder(MemoryStore::new()).clock(clock.clone()).build()?;
-//! let mut ada = CookieJar::of(&signed_in(&sessions, UserKey::new("ada")?)?);
-//! assert!(ada.visit(&sessions, RequestHead::new(), |session| session.user())?.is_some());
-//! clock.advance(Duration::from_secs(24 * 60 * 60)); // the idle limit
-//! assert!(ada.visit(&sessions, RequestHead::new(), |session| session.user())?.is_none());
-//! # Ok(())
-//! # }
-//! # #[cfg(not(feature = "testing"))]
-//! # fn main() {}
-//! ```
-//!
 //! # Guide
 //!
-//! | question | items | page |
-//! |---|---|---|
-//! | How do I add sessions to my application? | [`web`] | [getting started](guide::getting_started), [servers](guide::servers) |
-//! | What can a session hold? What happens to concurrent changes? | [`Session::set`], [`Session::update`] | [values](guide::values) |
-//! | How do users sign in and out? | [`Session::sign_in`], [`Authentication`], [`RecentAuth`] | [signing in](guide::signing_in), [identity providers](guide::identity_providers) |
-//! | When does a session end? | [`Lifetime`], [`Session::deadline`], [`Session::end_reason`] | [lifetime](guide::lifetime) |
-//! | How do I list and end a user's sessions, as after a change of the password? | [`SessionManager::list_for_user`], [`SessionManager::revoke_for_user`], [`list`] | [devices](guide::devices), [passwords](guide::devices#after-a-change-of-the-password) |
-//! | How are forms protected from other origins? | [`CrossOrigin`], [`Session::csrf_field`] | [forms](guide::forms) |
-//! | What does the client see when a handler fails? | [`adapter::HandlerError`], [`ErrorKind`] | [errors](guide::errors) |
-//! | Which store do I need? | [`stores`] | [stores](guide::stores), [scaling](guide::scaling) |
-//! | How do I use my own tables in the same file? | [`SqliteStore`] | [own tables](guide::own_tables) |
-//! | Which settings are there? | [`manager::SessionManagerBuilder`] | [configuration](guide::configuration) |
-//! | How do I test an application? | [`testing`], [`clock::ManualClock`], [`MemoryStore`] | [testing](guide::testing) |
-//! | How do I move from another library? | | [moving](guide::moving) |
-//! | How does the cookie behave, and when does the id change? | [`CookieConfig`], [`Session::renew`] | [cookies](guide::cookies), [ids](guide::ids) |
-//! | How do clients that are not browsers send the id? | [`header`](manager::SessionManagerBuilder::header) | [API clients](guide::api_clients) |
-//! | How does a script on another origin use a session (CORS)? | [`CrossOrigin::trust`] | [forms](guide::forms#scripts-on-another-origin) |
-//! | How does a WebSocket notice that its session has ended? | [`SessionManager::open`], [`Session::ignore`] | [devices](guide::devices#websockets-and-streams) |
-//! | What do the words mean? | | [terms](guide::terms) |
+//! The module [`guide`] contains the pages of the repository. Start with [getting
+//! started](guide::getting_started) and [values](guide::values).
 //!
-//! Other pages:
-//!
-//! - Judging it: [comparison](guide::comparison), [guarantees](guide::guarantees),
+//! - For most applications: [signing in](guide::signing_in), [lifetime](guide::lifetime) of
+//!   sessions, lists of a user's [devices](guide::devices), [forms](guide::forms) and requests from
+//!   other origins, [errors](guide::errors), [stores](guide::stores), [own
+//!   tables](guide::own_tables) in the same file, [configuration](guide::configuration),
+//!   [testing](guide::testing).
+//! - For some: other [servers](guide::servers) than Rocket, [moving](guide::moving) from another
+//!   library, [identity providers](guide::identity_providers), [cookies](guide::cookies),
+//!   [ids](guide::ids) and their renewal, [API clients](guide::api_clients),
+//!   [CORS](guide::forms#scripts-on-another-origin),
+//!   [WebSockets](guide::devices#websockets-and-streams).
+//! - To judge it: [comparison](guide::comparison), [guarantees](guide::guarantees),
 //!   [reliability](guide::reliability), [performance](guide::performance),
 //!   [security](guide::security), [OWASP ASVS](guide::asvs), [platforms](guide::platforms).
-//! - Running it: [deployment](guide::deployment), [operating](guide::operating),
-//!   [rescue](guide::rescue), [commands](guide::commands), [events](guide::events).
-//! - Changing it: [architecture](guide::architecture), [design](guide::design). For a
+//! - To run it: [deployment](guide::deployment), [operating](guide::operating),
+//!   [rescue](guide::rescue), [scaling](guide::scaling), [commands](guide::commands),
+//!   [events](guide::events).
+//! - To change it: [architecture](guide::architecture), [design](guide::design). For a
 //!   [store](backend::Store), which [`conformance`] checks, see [stores](guide::stores), and for an
 //!   [adapter](adapter::Adapter) [servers](guide::servers).
+//! - [Terms](guide::terms)
 //!
 //! # Features
 //!

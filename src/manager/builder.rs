@@ -424,6 +424,10 @@ impl SessionManagerBuilder {
     /// and after the end of the id's grace, until the id is unknown: the guide has [the
     /// times](crate::guide::ids#what-an-old-id-does). With false, such a request only raises
     /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    ///
+    /// Do not set it if the application [checks long
+    /// connections](crate::guide::devices#websockets-and-streams) by their old `Cookie` field:
+    /// after a new id such a check ends the session.
     pub fn end_session_on_replaced_id(self, end: bool) -> Self {
         self.with(|settings| settings.end_session_on_replaced_id = end)
     }

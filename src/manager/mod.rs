@@ -48,13 +48,16 @@ pub use review::{Area, Finding, Review};
 ///
 /// let sessions = SessionManager::new(MemoryStore::new())?;
 ///
-/// // Adapters do this for each request: open, call the handler, close, add the headers.
-/// let session = sessions.open(Some("theme=dark"));
-/// session.set("cart", [1, 2, 3])?;
+/// // Adapters do this for each request: open, call the handler, close, add the header fields.
+/// let session = sessions.open(None); // a first visit, without a cookie
+/// session.set("theme", "dark")?;
 /// let headers = sessions.close(&session, Outcome::Completed)?;
-/// assert!(headers.iter().any(|(name, value)| {
-///     name == "Set-Cookie" && value.starts_with("__Host-id=")
-/// }));
+///
+/// // The response sets the cookie: `__Host-id=…; Path=/; …`. The browser sends it back.
+/// let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+/// let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
+/// let session = sessions.open(cookie);
+/// assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[derive(Clone)]
@@ -112,7 +115,13 @@ impl SessionManager {
     ///
     /// The first read loads the session. Later reads do not load it again, so a long response or a
     /// WebSocket does not see a revocation that comes after the first read. To check for one, open
-    /// another session from the same `Cookie` header.
+    /// another session from the same `Cookie` field, and call [`ignore`](Session::ignore) before
+    /// [`user`](Session::user), because each check would otherwise be activity. After a sign-in or
+    /// a renewal and its grace, the old field finds no session, so treat `None` as the end of the
+    /// connection. The guide has [an example](crate::guide::devices#websockets-and-streams). Do not
+    /// do this with
+    /// [`end_session_on_replaced_id`](SessionManagerBuilder::end_session_on_replaced_id): after a
+    /// new id the check would end the session.
     ///
     /// If [`check_origin`](Self::check_origin) refuses the request, every use of the session fails
     /// with [`ErrorKind::CrossOrigin`], and so does [`close`](Self::close): nothing is read or

@@ -11,15 +11,6 @@ use crate::session::{READ, Session};
 impl Session {
     /// Returns the signed-in user; `None` if there is none.
     ///
-    /// The first call that reads the session loads it; later ones do not load it again. So a
-    /// handler that runs for long does not see that another request has signed the user out. To
-    /// look again, [open](crate::SessionManager::open) another session with the same cookie.
-    ///
-    /// Call this before the changes of a page for signed-in users. If the session ends after this
-    /// call has found it, the changes of this request [are
-    /// discarded](crate::guide::values#discarded-changes). Without the call they can begin a new
-    /// session without a user: see [`set`](Self::set).
-    ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
@@ -30,6 +21,15 @@ impl Session {
     /// # assert_eq!(greeting, "Hello, stranger");
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
+    ///
+    /// Call this before the changes of a page for signed-in users. If the session ends after this
+    /// call has found it, the changes of this request [are
+    /// discarded](crate::guide::values#discarded-changes). Without the call they can begin a new
+    /// session without a user.
+    ///
+    /// The first call that reads the session loads it; later ones do not load it again. So a
+    /// handler that runs for long does not see that another request has signed the user out.
+    /// [`SessionManager::open`](crate::SessionManager::open) says how it can look again.
     ///
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).

@@ -125,7 +125,8 @@ impl Session {
     /// # let session = sessions.open(None);
     /// session.set("theme", "dark")?;
     /// let ends = session.deadline()?.map(|deadline| deadline.as_millis());
-    /// let script = format!("warnAt({})", ends.unwrap_or(i64::MAX)); // JavaScript's `Date.now()`
+    /// // In JavaScript, `Date.now()` counts the same milliseconds.
+    /// let script = ends.map(|millis| format!("warnAt({millis})")).unwrap_or_default();
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///

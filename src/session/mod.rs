@@ -56,8 +56,9 @@ const READ: &str = "read the session";
 ///
 /// A session does no I/O until it is used. The first read loads it. Changes are collected in
 /// memory; when the manager closes the session, they are merged into the stored session in one
-/// step, and values that this request did not change stay as they are. Until the application
-/// writes, nothing is stored and no cookie is sent.
+/// step, and values that this request did not change stay as they are. A visitor without a session
+/// gets one, and its cookie, only if the request sets a value, adds a message, signs a user in or
+/// makes a CSRF token.
 ///
 /// Threads can share a session. It should not outlive its request. If it is dropped without being
 /// closed, its changes and its [`destroy`](Self::destroy) are lost and, if there were any, an
@@ -108,7 +109,7 @@ const READ: &str = "read the session";
 /// | [`Invalid`](ErrorKind::Invalid) | in the closure of an [`update`](Self::update) of the same session | all |
 /// | the [store's errors](ErrorKind#the-stores-errors) | at the first read of the session | those that read it |
 /// | [`Closed`](ErrorKind::Closed) | after the end of the request | those that change something |
-/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | a page of another origin sent the request to an exempt path, and [`allow_cross_origin`](Self::allow_cross_origin) was not called | those that change something |
+/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | a page of another origin sent the request, without an id, to an exempt path, and [`allow_cross_origin`](Self::allow_cross_origin) was not called | those that change something |
 /// | [`Unavailable`](ErrorKind::Unavailable) | the session could not be read, and the request [continues without it][anonymous] | those that change something, but not [`destroy`](Self::destroy) |
 ///
 /// [anonymous]: crate::manager::OnLoadFailure::TreatAsAnonymous

@@ -37,10 +37,14 @@ impl Session {
     /// already been renewed, or if this request has already issued a new id, for example by
     /// [`sign_in`](Self::sign_in).
     ///
+    /// Ask for the password first: a thief who can make a page call this renews the id too, and
+    /// [shuts the user out](crate::guide::security#a-stolen-cookie).
+    ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// // A second factor was added to the account: ids from before are of no use.
+    /// // A second factor was added to the account, after a check of the password. Ids from before
+    /// // are of no use from now on.
     /// session.renew()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```

@@ -108,21 +108,12 @@ impl Session {
     /// ```
     ///
     /// # Concurrent requests
-    /// If another request ends the session before the end of this one:
-    /// - If this request has read the session, the change is discarded despite the `Ok`, and
-    ///   [`commit`](Self::commit) returns [`Discarded`](CommitOutcome::Discarded).
-    /// - If not, the change is discarded too if this process ended the session after this request
-    ///   was opened. Otherwise it [begins a new, anonymous
-    ///   session](crate::guide::values#discarded-changes), and `commit` returns
-    ///   [`Stored`](CommitOutcome::Stored).
-    ///
-    /// So call [`user`](Self::user) first if the value must not be stored in another session.
-    ///
-    /// If another request replaces the id, the old id finds the session only within its
-    /// [grace](crate::guide::ids#when-the-id-changes), if it has one. A change that would be stored
-    /// later is discarded, unless this request has read the session within the grace. If this
-    /// request was opened more than ten seconds after the replacement and after the grace, its
-    /// change [begins a session](crate::guide::ids#what-an-old-id-does).
+    /// If another request ends the session, or replaces its id without a
+    /// [grace](crate::guide::ids#when-the-id-changes), before this change is stored, the change is
+    /// discarded despite the `Ok`, or begins a new, anonymous session. It never begins one if this
+    /// request has found its session before, so call [`user`](Self::user) first. The guide has [a
+    /// table of the cases](crate::guide::values#discarded-changes), and [`commit`](Self::commit)
+    /// returns whether the changes were discarded.
     ///
     /// # Errors
     /// After an error the previous value stays.

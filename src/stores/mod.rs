@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|
 //! | [`SqliteStore`](sqlite::SqliteStore) | yes | values and anonymous sessions of about the last minute; [more in some cases](crate::guide::guarantees#syncs) | processes of one machine | yes | most applications |
 //! | [`PostgresStore`](postgres::PostgresStore) | yes | nothing | several machines | yes | several machines |
-//! | [`MemcachedStore`](memcached::MemcachedStore) | yes | all on that server; so does a restart of memcached | several machines | no | sessions that may be lost |
+//! | [`MemcachedStore`](memcached::MemcachedStore) | yes | all sessions of that server, as a restart of memcached does | several machines | no | sessions that may be lost |
 //! | [`MemoryStore`](memory::MemoryStore) | no | all | not shared | yes | tests; sessions that may end with the process |
 //!
 //! A [`CachedStore`](cached::CachedStore) puts a cache in front of one that is slow to read. It has

@@ -58,12 +58,13 @@ pub use builder::CachedStoreBuilder;
 ///
 /// # Failures of the cache
 /// A failure of the cache slows requests down, and loses no session. Each server of the cache has a
-/// circuit breaker: after three failures within ten seconds requests bypass the server, and a
-/// background thread probes it. Before the server is used again, the probe invalidates all its
-/// entries.
+/// circuit breaker. After three failures within ten seconds, or one invalidation that could not be
+/// sent, requests bypass the server, and a background thread probes it. Before the server is used
+/// again, the probe invalidates all its entries.
 ///
-/// A process does not read the cache for two seconds after its first call, and for two seconds
-/// after it notices a restore of the backing store.
+/// A process does not read the cache for two seconds after its first call, for two seconds after it
+/// notices a restore of the backing store, and while it has not reached the backing store for
+/// longer than the life of an entry.
 ///
 /// # Consistency
 /// A process never reads from the cache an older state than one that it has acknowledged or read

@@ -115,6 +115,9 @@ impl SqliteStore {
     /// Opens the database at `path` with the default settings. Creates the file, readable by its
     /// owner only, and the tables if they do not exist.
     ///
+    /// Switches the file to a write-ahead log, also a file that exists already. From then on a copy
+    /// of the file alone is no backup. [`journal`](SqliteStoreBuilder::journal) can keep its mode.
+    ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -122,7 +125,7 @@ impl SqliteStore {
     }
 
     /// Opens a new database in memory, which is deleted with the last clone of the store. It has
-    /// one connection, so reads wait for writes, without a time limit.
+    /// one connection, so reads wait for writes. The busy timeout does not limit this wait.
     ///
     /// # Errors
     /// As [`SqliteStoreBuilder::open`].
