@@ -609,8 +609,8 @@ impl SessionManagerBuilder {
         Ok(SessionManager { context: Arc::new(context), blocking: BlockingCalls::default() })
     }
 
-    /// Checks the settings, in the order of the table of this type. Returns those that the carrier
-    /// of the id decides.
+    /// Checks the settings, in the order of the table of this type, and resolves those of
+    /// [`IdSettings`].
     fn check_settings(&self) -> Result<IdSettings> {
         self.check_lifetimes()?;
         self.check_numbers()?;
@@ -673,7 +673,7 @@ impl SessionManagerBuilder {
         Ok(())
     }
 
-    /// Checks the settings that depend on the carrier of the id, and resolves them.
+    /// Checks and resolves the settings of the id, and resolves the default of `cross_origin`.
     fn id_settings(&self) -> Result<IdSettings> {
         let (cross_origin, realm) = match &self.carrier {
             IdCarrier::Cookie(cookie) => {
