@@ -496,7 +496,7 @@ fn renewals_and_sign_ins_of_one_session_are_never_refused() {
 // Authentication.
 
 fn recent(app: &App, browser: &Browser, max_age: Duration) -> RecentAuth {
-    browser.open(&app.sessions).require_recent_auth(max_age).unwrap()
+    browser.open(&app.sessions).recent_auth(max_age).unwrap()
 }
 
 #[test]
@@ -778,7 +778,7 @@ fn a_confirmation_stamps_time_and_level_and_keeps_the_rest() {
         let headers = browser.request(&app.sessions, |session| {
             session.set("n", 1).unwrap();
             assert_eq!(session.confirm_authentication(3).unwrap(), CommitOutcome::Stored);
-            let recent = session.require_recent_auth(HOUR / 2).unwrap();
+            let recent = session.recent_auth(HOUR / 2).unwrap();
             assert_eq!(recent, RecentAuth::Recent, "already in this request");
         });
         assert_new_id(&headers);
