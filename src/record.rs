@@ -377,7 +377,7 @@ mod tests {
 
     fn record() -> Record {
         let now = Timestamp::from_millis(1_700_000_000_123);
-        let mut new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let mut new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         new_session.client = Some(Client::new("::1".parse().ok(), Some("curl/8 \"quoted\"")));
         new_session.idp_session_id = Some(IdpSessionId::new("sid-1").unwrap());
         new_session.auth_level = 2;
