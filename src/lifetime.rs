@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A touch is due when this fraction of the idle limit has passed since the last stored activity.
-/// A touch has the time of the visit, so its wait in a batch moves no deadline. A session thus ends
-/// less than a fortieth of its idle limit early, unless a touch is lost.
+/// A touch has the time of the activity, so its wait in a batch moves no deadline. A session thus
+/// ends less than a fortieth of its idle limit early, unless a touch is lost.
 const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
 
 /// The lifetime of sessions: an idle limit, an absolute limit, or both.

@@ -186,8 +186,8 @@ impl Record {
         now < self.deadline()
     }
 
-    /// Records activity and returns true, or returns false if the touch is not later than the
-    /// recorded activity.
+    /// Records the activity of a touch and returns true, or returns false if it is not later than
+    /// the recorded activity.
     pub fn touch(&mut self, touch: Touch) -> bool {
         let is_later = touch.seen > self.seen;
         if is_later {
