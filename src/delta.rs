@@ -234,7 +234,7 @@ mod tests {
 
     fn record(steps: &[Step], is_users: bool) -> Record {
         let now = Timestamp::from_millis(0);
-        let mut new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let mut new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         new_session.public_id = PublicId::from_bytes([0; 16]);
         new_session.auth_level = 2;
         let mut record = Record::create(&new_session, now);

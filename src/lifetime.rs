@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A touch is due when this fraction of the idle limit has passed since the last stored activity.
-/// A touch has the time of the visit, so its wait in a batch moves no deadline. A session thus ends
-/// less than a fortieth of its idle limit early, unless a touch is lost.
+/// A touch has the time of the activity, so its wait in a batch moves no deadline. A session thus
+/// ends less than a fortieth of its idle limit early, unless a touch is lost.
 const TOUCHES_PER_IDLE_LIMIT: u32 = 40;
 
 /// The lifetime of sessions: an idle limit, an absolute limit, or both.
@@ -47,7 +47,7 @@ impl Lifetime {
     /// Makes a lifetime with an absolute limit only: a session ends `limit` after its creation or
     /// its last sign-in. Activity does not extend it.
     #[must_use]
-    pub const fn fixed(limit: Duration) -> Self {
+    pub const fn absolute(limit: Duration) -> Self {
         Lifetime { idle: None, absolute: Some(limit) }
     }
 
@@ -95,7 +95,7 @@ impl Lifetime {
 
     /// Returns the limits of a session that is created, or signed in, at `now`.
     #[must_use]
-    pub fn starting(&self, now: Timestamp) -> Limits {
+    pub fn limits_from(&self, now: Timestamp) -> Limits {
         Limits { idle: self.idle, absolute_deadline: self.absolute.map(|limit| now + limit) }
     }
 }
@@ -203,14 +203,14 @@ mod tests {
 
     #[test]
     fn the_earlier_of_idle_and_absolute_counts() {
-        let limits = Lifetime::idle(SECOND * 40).with_absolute(SECOND * 100).starting(at(0));
+        let limits = Lifetime::idle(SECOND * 40).with_absolute(SECOND * 100).limits_from(at(0));
         assert_eq!(limits.deadline(at(10)), at(50));
         assert_eq!(limits.deadline(at(90)), at(100));
     }
 
     #[test]
-    fn activity_does_not_move_a_fixed_lifetime() {
-        let limits = Lifetime::fixed(SECOND * 100).starting(at(5));
+    fn activity_does_not_move_an_absolute_limit() {
+        let limits = Lifetime::absolute(SECOND * 100).limits_from(at(5));
         assert_eq!(limits.deadline(at(5)), at(105));
         assert_eq!(limits.deadline(at(99)), at(105));
         assert!(!limits.touch_due(at(5), at(99)));
@@ -218,12 +218,12 @@ mod tests {
 
     #[test]
     fn a_touch_is_due_after_a_fortieth_of_the_idle_limit() {
-        let limits = Lifetime::idle(SECOND * 40).starting(at(0));
+        let limits = Lifetime::idle(SECOND * 40).limits_from(at(0));
         assert!(!limits.touch_due(at(10), at(10)));
         assert!(!limits.touch_due(at(10), Timestamp::from_millis(10_999)));
         assert!(limits.touch_due(at(10), at(11)));
         assert!(!limits.touch_due(at(10), at(3)), "time does not go back");
-        let tiny = Lifetime::idle(Duration::from_millis(1)).starting(at(0));
+        let tiny = Lifetime::idle(Duration::from_millis(1)).limits_from(at(0));
         assert!(!tiny.touch_due(at(10), at(10)), "at most one write per millisecond");
     }
 
@@ -233,10 +233,10 @@ mod tests {
         let default = Lifetime::idle(DAY).with_absolute(DAY * 7);
         assert_eq!(anonymous(Lifetime::default()), default);
         assert_eq!(anonymous(Lifetime::idle(DAY * 90)), default);
-        assert_eq!(anonymous(Lifetime::fixed(DAY * 90)), default);
+        assert_eq!(anonymous(Lifetime::absolute(DAY * 90)), default);
         let office = Lifetime::idle(SECOND * 900).with_absolute(SECOND * 43_200);
         assert_eq!(anonymous(office), office);
-        assert_eq!(anonymous(Lifetime::fixed(SECOND)), Lifetime::fixed(SECOND));
+        assert_eq!(anonymous(Lifetime::absolute(SECOND)), Lifetime::absolute(SECOND));
         let idle = Lifetime::idle(SECOND);
         assert_eq!(anonymous(idle), idle.with_absolute(DAY * 7));
     }
@@ -245,14 +245,14 @@ mod tests {
     fn limits_below_a_millisecond_are_refused() {
         for bad in [
             Lifetime::idle(Duration::ZERO),
-            Lifetime::fixed(Duration::from_micros(999)),
+            Lifetime::absolute(Duration::from_micros(999)),
             Lifetime::default().with_absolute(Duration::ZERO),
         ] {
             assert_eq!(bad.validate().unwrap_err().kind(), ErrorKind::Invalid);
         }
         Lifetime::default().validate().unwrap();
         Lifetime::idle(Duration::MAX).with_absolute(Duration::MAX).validate().unwrap();
-        let endless = Lifetime::fixed(Duration::MAX).starting(at(0));
+        let endless = Lifetime::absolute(Duration::MAX).limits_from(at(0));
         assert_eq!(endless.deadline(at(0)), Timestamp::MAX);
     }
 }

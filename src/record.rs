@@ -22,7 +22,7 @@ pub(crate) const FORMAT: u32 = 1;
 /// The client that began a session or signed in to it, if the application records it.
 ///
 /// Both fields are personal data: record only what the application shows or needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Client {
     /// The client's address, if it is recorded and known.
@@ -50,25 +50,13 @@ impl Client {
     #[must_use]
     pub fn to_json(&self) -> String {
         // Every part of the value serializes.
-        serde_json::to_string(&JsonClient::from(self)).unwrap_or_default()
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// Decodes the text that [`to_json`](Self::to_json) wrote; `None` for any other text.
     #[must_use]
     pub fn from_json(text: &str) -> Option<Self> {
-        serde_json::from_str::<JsonClient>(text).ok().map(Client::from)
-    }
-}
-
-impl From<&Client> for JsonClient {
-    fn from(client: &Client) -> Self {
-        JsonClient { address: client.address, user_agent: client.user_agent.clone() }
-    }
-}
-
-impl From<JsonClient> for Client {
-    fn from(client: JsonClient) -> Self {
-        Client { address: client.address, user_agent: client.user_agent }
+        serde_json::from_str(text).ok()
     }
 }
 
@@ -198,8 +186,8 @@ impl Record {
         now < self.deadline()
     }
 
-    /// Records activity and returns true, or returns false if the touch is not later than the
-    /// recorded activity.
+    /// Records the activity of a touch and returns true, or returns false if it is not later than
+    /// the recorded activity.
     pub fn touch(&mut self, touch: Touch) -> bool {
         let is_later = touch.seen > self.seen;
         if is_later {
@@ -243,7 +231,7 @@ impl Record {
             absolute: self.limits.absolute_deadline.map(Timestamp::as_millis),
             persistent: self.persistent,
             revision: self.revision,
-            client: self.client.as_ref().map(JsonClient::from),
+            client: self.client.clone(),
             data: serde_json::from_str::<&RawValue>(self.data.as_json()).ok(),
         };
         // Every part of the value serializes: numbers, text, and validated JSON.
@@ -290,7 +278,7 @@ impl Record {
             ),
             persistent: fields.persistent,
             revision: fields.revision,
-            client: fields.client.map(Client::from),
+            client: fields.client,
             data: Data::from_json(fields.data.get())?,
         })
     }
@@ -330,14 +318,8 @@ struct JsonRecord<D> {
     absolute: Option<i64>,
     persistent: bool,
     revision: u64,
-    client: Option<JsonClient>,
+    client: Option<Client>,
     data: D,
-}
-
-#[derive(Serialize, Deserialize)]
-struct JsonClient {
-    address: Option<IpAddr>,
-    user_agent: Option<Box<str>>,
 }
 
 /// A session that has ended, as the events name it.
@@ -395,7 +377,7 @@ mod tests {
 
     fn record() -> Record {
         let now = Timestamp::from_millis(1_700_000_000_123);
-        let mut new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let mut new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         new_session.client = Some(Client::new("::1".parse().ok(), Some("curl/8 \"quoted\"")));
         new_session.idp_session_id = Some(IdpSessionId::new("sid-1").unwrap());
         new_session.auth_level = 2;

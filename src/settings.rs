@@ -40,8 +40,8 @@ pub(crate) enum IdCarrier {
 /// A response header field that carries or removes the id: name and value.
 pub(crate) type IdField = (Cow<'static, str>, String);
 
-/// The settings of a manager that depend on the carrier of the id. The builder makes them when it
-/// builds the manager.
+/// The settings of a manager whose value or default depends on the carrier of the id. The builder
+/// resolves them when it builds the manager.
 #[derive(Debug)]
 pub(crate) struct IdSettings {
     /// The carrier, whose cookie has keys for the realm.

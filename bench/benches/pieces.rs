@@ -91,7 +91,7 @@ fn encode_a_value(bencher: Bencher) {
 #[divan::bench]
 fn apply_a_delta(bencher: Bencher) {
     let now = Timestamp::from_millis(1_900_000_000_000);
-    let new_session = NewSession::new(Lifetime::default().starting(now)).expect("randomness");
+    let new_session = NewSession::new(Lifetime::default().limits_from(now)).expect("randomness");
     let mut random = Random::new(1);
     let setting = |theme: &str| {
         let mut delta = Delta::new();

@@ -65,7 +65,8 @@ fn fill(store: &impl Store, rows: usize) -> Vec<SessionIdHash> {
     }
     let row = |_| {
         let id_hash = SessionId::generate().expect("randomness").hash(Realm::default().tag());
-        let new_session = NewSession::new(Lifetime::default().starting(NOW)).expect("randomness");
+        let new_session =
+            NewSession::new(Lifetime::default().limits_from(NOW)).expect("randomness");
         let create = Commit::new(&id_hash, Action::Create(new_session.clone()), delta.clone(), NOW);
         store.commit(&create).expect("it is stored");
         id_hash

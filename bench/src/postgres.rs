@@ -217,7 +217,7 @@ impl Bench {
         }
         let new_id = || SessionId::generate().expect("randomness").hash(Realm::default().tag());
         let new_session =
-            || NewSession::new(Lifetime::default().starting(NOW)).expect("randomness");
+            || NewSession::new(Lifetime::default().limits_from(NOW)).expect("randomness");
         let mut ids: Vec<SessionIdHash> =
             (0..20 * self.slice.as_millis()).map(|_| new_id()).collect();
         let mut times = Vec::new();

@@ -25,7 +25,7 @@ use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::settings::IdCarrier;
 
-pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, Sharing};
+pub use crate::message::{Outcome, RequestHead, Response, ResponseHeaders, SharedCaching};
 pub use handler_error::HandlerError;
 
 const COOKIE: &str = "Cookie";

@@ -77,7 +77,7 @@
 //! # use cloakroom::backend::{Action, Delta, NewSession};
 //! # let (rows, now) = (Mutex::default(), Timestamp::from_millis(0));
 //! # let id_hash = SessionIdHash::from_bytes([1; 32]);
-//! # let new_session = NewSession::new(Lifetime::default().starting(now))?;
+//! # let new_session = NewSession::new(Lifetime::default().limits_from(now))?;
 //! # let create = Commit::new(&id_hash, Action::Create(new_session), Delta::new(), now);
 //! # assert!(matches!(commit(&rows, &create)?, CommitAnswer::Done { .. }));
 //! # let end = Commit::new(&id_hash, Action::End, Delta::new(), now);

@@ -1,7 +1,7 @@
-//! The evictions of anonymous sessions above the maximum of one realm: of those that were idle
-//! longest. Finding these takes a list of all, which is too slow for a commit, so the cleaner's
-//! thread evicts. Requests only count the sessions that they begin. The number of one process can
-//! thus be one above the maximum, and during an eviction further sessions begin; DESIGN.md
+//! Evicts the anonymous sessions of one realm that were idle longest, when there are more than its
+//! maximum. A list of all sessions finds them. That is too slow for a commit, so the cleaner's
+//! thread does it, and requests only count the sessions that they begin. One process exceeds the
+//! maximum by at most one session, and by those that begin during an eviction. DESIGN.md
 //! ("Anonymous sessions") says what a restart and other processes add.
 
 use std::mem;
@@ -70,8 +70,8 @@ impl AnonymousCounter {
     }
 }
 
-/// The evictions of the thread. One runs at a time: it lists sessions and ends them batch by batch,
-/// until a list has all that are left.
+/// The evictions of the thread. One runs at a time: it lists sessions and evicts them batch by
+/// batch, until a list has all that are left.
 #[derive(Debug)]
 pub(super) struct Evictions {
     maximum: Option<MaxAnonymous>,
@@ -79,20 +79,20 @@ pub(super) struct Evictions {
     pacer: BatchPacer,
     /// The end of the pause after the last batch.
     next_call_at: Instant,
-    /// The listed sessions that are to be ended, those that were idle longest last.
+    /// The listed sessions that are to be evicted, those that were idle longest last.
     listed: Vec<SessionIdHash>,
-    /// Whether a list follows these.
-    has_more: bool,
-    /// The number of sessions that the eviction has ended.
-    ended: usize,
+    /// Whether a list follows these: the last one was full, or has no result yet.
+    must_list: bool,
+    /// The number of sessions that the running eviction has evicted.
+    evicted: usize,
 }
 
 /// A call of the store.
 pub(super) enum EvictionCall {
     /// List at most [`MAX_LISTED`] sessions of `realm`, without the `keep` that were used last.
     List { realm: Realm, keep: u64 },
-    /// End these.
-    End(Vec<SessionIdHash>),
+    /// Evict these.
+    Evict(Vec<SessionIdHash>),
 }
 
 impl Evictions {
@@ -108,15 +108,15 @@ impl Evictions {
             pacer: BatchPacer::new(),
             next_call_at: start,
             listed: Vec::new(),
-            has_more: false,
-            ended: 0,
+            must_list: false,
+            evicted: 0,
         };
         (counter, evictions)
     }
 
     /// Returns whether an eviction runs.
     fn is_running(&self) -> bool {
-        self.has_more || !self.listed.is_empty()
+        self.must_list || !self.listed.is_empty()
     }
 
     /// Returns the time at which the next call is due.
@@ -131,24 +131,24 @@ impl Evictions {
         self.next_due().filter(|due| *due <= instant)?;
         if !self.listed.is_empty() {
             let batch_start = self.listed.len().saturating_sub(self.pacer.batch_size().get());
-            return Some(EvictionCall::End(self.listed.split_off(batch_start)));
+            return Some(EvictionCall::Evict(self.listed.split_off(batch_start)));
         }
         self.counter.begin_check(maximum);
-        // Until its result: a panic of the application's event sink must not lose the list.
-        self.has_more = true;
+        // If the application's event sink panics, there is no result, and the list is repeated.
+        self.must_list = true;
         Some(EvictionCall::List { realm: maximum.realm.clone(), keep: maximum.target() })
     }
 
-    /// Takes the result of a list; an error counts as an empty one. Returns the number of ended
+    /// Takes the result of a list; an error counts as an empty one. Returns the number of evicted
     /// sessions if the eviction has finished.
     pub(super) fn list_done(&mut self, listed: Result<Vec<SessionIdHash>>) -> Option<usize> {
         self.listed = listed.unwrap_or_default();
         self.listed.reverse();
-        self.has_more = self.listed.len() >= MAX_LISTED.get();
+        self.must_list = self.listed.len() >= MAX_LISTED.get();
         self.finish_if_done()
     }
 
-    /// Takes the result of a batch; an error ends the eviction. Returns the number of ended
+    /// Takes the result of a batch; an error ends the eviction. Returns the number of evicted
     /// sessions if the eviction has finished.
     pub(super) fn batch_done(
         &mut self,
@@ -159,16 +159,16 @@ impl Evictions {
         match result {
             Ok(report) => {
                 let took = ended_at.saturating_duration_since(began_at);
-                self.ended = self.ended.saturating_add(report.removed);
+                self.evicted = self.evicted.saturating_add(report.removed);
                 self.next_call_at = ended_at + self.pacer.pause_after(&report, took);
             }
-            Err(_) => (self.listed, self.has_more) = (Vec::new(), false),
+            Err(_) => (self.listed, self.must_list) = (Vec::new(), false),
         }
         self.finish_if_done()
     }
 
     fn finish_if_done(&mut self) -> Option<usize> {
-        (!self.is_running()).then(|| mem::take(&mut self.ended))
+        (!self.is_running()).then(|| mem::take(&mut self.evicted))
     }
 }
 
@@ -256,14 +256,14 @@ mod tests {
         assert_eq!(evictions.next_due(), Some(now));
         assert!(matches!(evictions.due_call(now), Some(EvictionCall::List { keep: 94, .. })));
         assert_eq!(evictions.list_done(Ok(ids(1200))), None);
-        let Some(EvictionCall::End(mut first)) = evictions.due_call(now) else { panic!() };
+        let Some(EvictionCall::Evict(mut first)) = evictions.due_call(now) else { panic!() };
         first.reverse();
         assert_eq!(first, ids(1000));
         let end = now + MILLI * 9;
         let report = RemovalReport::new(1000, MILLI * 5);
         assert_eq!(evictions.batch_done(Ok(report), now, end), None);
         assert!(evictions.due_call(end + MILLI * 4).is_none(), "a pause");
-        let Some(EvictionCall::End(rest)) = evictions.due_call(end + MILLI * 5) else { panic!() };
+        let Some(EvictionCall::Evict(rest)) = evictions.due_call(end + MILLI * 5) else { panic!() };
         assert_eq!(rest.len(), 200);
         assert_eq!(evictions.batch_done(Ok(RemovalReport::new(199, MILLI)), now, end), Some(1199));
         assert_eq!(evictions.next_due(), None);
@@ -275,14 +275,14 @@ mod tests {
         let (_, mut evictions) = due(maximum(96), now);
         assert!(lists(evictions.due_call(now)));
         assert_eq!(evictions.list_done(Ok(ids(100_000))), None);
-        let mut ended = 0;
-        while let Some(EvictionCall::End(batch)) = evictions.due_call(now) {
-            ended += batch.len();
+        let mut evicted = 0;
+        while let Some(EvictionCall::Evict(batch)) = evictions.due_call(now) {
+            evicted += batch.len();
             let report = RemovalReport::new(batch.len(), Duration::ZERO);
             assert_eq!(evictions.batch_done(Ok(report), now, now), None);
         }
-        assert_eq!(evictions.list_done(Ok(vec![])), Some(ended));
-        assert_eq!((ended, evictions.next_due()), (100_000, None));
+        assert_eq!(evictions.list_done(Ok(vec![])), Some(evicted));
+        assert_eq!((evicted, evictions.next_due()), (100_000, None));
     }
 
     #[test]

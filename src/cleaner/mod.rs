@@ -282,7 +282,7 @@ impl Worker {
         finished.reply();
     }
 
-    /// Lists the anonymous sessions above their maximum, or ends a batch of those listed.
+    /// Lists the anonymous sessions above their maximum, or evicts a batch of those listed.
     fn evict_a_batch(&mut self) {
         let began_at = monotonic_now();
         let finished = match self.evictions.due_call(began_at) {
@@ -295,15 +295,15 @@ impl Worker {
                     .call(EVICT, |store| index_of(store)?.idle_anonymous(&realm, keep, MAX_LISTED));
                 self.evictions.list_done(listed)
             }
-            Some(EvictionCall::End(id_hashes)) => {
-                let ended = self.caller.call(EVICT, |store| {
+            Some(EvictionCall::Evict(id_hashes)) => {
+                let report = self.caller.call(EVICT, |store| {
                     index_of(store)?.evict_anonymous(&id_hashes, self.clock.now())
                 });
-                self.evictions.batch_done(ended, began_at, monotonic_now())
+                self.evictions.batch_done(report, began_at, monotonic_now())
             }
         };
-        if let Some(sessions @ 1..) = finished {
-            self.caller.events.raise(&Event::AnonymousEvicted { sessions: sessions as u64 });
+        if let Some(evicted @ 1..) = finished {
+            self.caller.events.raise(&Event::AnonymousEvicted { sessions: evicted as u64 });
         }
     }
 

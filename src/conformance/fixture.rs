@@ -286,7 +286,7 @@ impl Fixture {
     }
 
     pub(super) fn new_session(&self) -> Passed<NewSession> {
-        Ok(NewSession::new(lifetime().starting(self.now))?)
+        Ok(NewSession::new(lifetime().limits_from(self.now))?)
     }
 
     /// Creates an anonymous session with the data `coat: "blue"`.
@@ -295,7 +295,7 @@ impl Fixture {
     }
 
     pub(super) fn session_for(&self, lifetime: Lifetime) -> Passed<Sample> {
-        self.session_from(&NewSession::new(lifetime.starting(self.now))?)
+        self.session_from(&NewSession::new(lifetime.limits_from(self.now))?)
     }
 
     pub(super) fn session_from(&self, new_session: &NewSession) -> Passed<Sample> {

@@ -306,8 +306,8 @@ pub(super) fn the_stats_count_the_stored_sessions(fixture: &Fixture) -> Passed {
     let empty = index.stats(fixture.now)?;
     ensure!(empty == Stats::default(), "the stats of an empty store are {empty:?}")?;
     sessions(fixture, 3)?;
-    fixture.session_for(Lifetime::fixed(SECOND))?;
-    let brief = NewSession::new(Lifetime::fixed(SECOND).starting(fixture.now))?;
+    fixture.session_for(Lifetime::absolute(SECOND))?;
+    let brief = NewSession::new(Lifetime::absolute(SECOND).limits_from(fixture.now))?;
     let sign_in = sign_in_to(id_hash()?, &user("u")?, &brief);
     done(fixture.commit(&id_hash()?, sign_in, &nothing())?, "a sign-in")?;
     fixture.later(SECOND * 5).session_of(&user("u")?)?;

@@ -181,7 +181,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
     "expiry-at-read": [
         time::an_idle_session_ends_at_its_deadline,
         time::an_absolute_limit_ends_a_busy_session,
-        time::activity_does_not_move_a_fixed_lifetime,
+        time::activity_does_not_move_an_absolute_limit,
         time::activity_moves_the_idle_deadline_to_the_absolute_one_at_most,
         time::a_changed_idle_limit_is_stored_and_counts_from_its_change,
         time::every_call_takes_an_expired_session_as_absent,

@@ -9,7 +9,7 @@ pub(super) fn a_sign_in_binds_the_user_and_restarts_both_clocks(fixture: &Fixtur
     let owner = user("søren 'ü'")?;
     let later = fixture.later(SECOND * 10);
     let longer = lifetime().with_absolute(IDLE * 20);
-    let mut new_session = NewSession::new(longer.starting(later.now))?;
+    let mut new_session = NewSession::new(longer.limits_from(later.now))?;
     new_session.auth_level = 2;
     new_session.idp_session_id = Some(idp_session_id("sid-1")?);
     new_session.client = Some(Client::new("127.0.0.1".parse().ok(), None));

@@ -11,12 +11,13 @@ pub(super) fn a_sweep_removes_exactly_what_has_ended(fixture: &Fixture) -> Passe
     let end = fixture.later(IDLE);
     let idle = Lifetime::idle;
     let mut ended = Vec::new();
-    for lifetime in [idle(IDLE - SECOND), idle(IDLE - MILLI), idle(IDLE), Lifetime::fixed(IDLE)] {
+    for lifetime in [idle(IDLE - SECOND), idle(IDLE - MILLI), idle(IDLE), Lifetime::absolute(IDLE)]
+    {
         ended.push(fixture.session_for(lifetime)?);
     }
     let mut live = Vec::new();
     for lifetime in
-        [idle(IDLE + MILLI), Lifetime::fixed(IDLE * 2), lifetime().with_absolute(IDLE * 2)]
+        [idle(IDLE + MILLI), Lifetime::absolute(IDLE * 2), lifetime().with_absolute(IDLE * 2)]
     {
         live.push(fixture.session_for(lifetime)?);
     }

@@ -42,13 +42,13 @@ pub(super) fn an_absolute_limit_ends_a_busy_session(fixture: &Fixture) -> Passed
     ends_at(fixture, &session.id_hash, fixture.after(ABSOLUTE), "a busy session")
 }
 
-pub(super) fn activity_does_not_move_a_fixed_lifetime(fixture: &Fixture) -> Passed {
-    let session = fixture.session_for(Lifetime::fixed(IDLE))?;
+pub(super) fn activity_does_not_move_an_absolute_limit(fixture: &Fixture) -> Passed {
+    let session = fixture.session_for(Lifetime::absolute(IDLE))?;
     let later = fixture.later(IDLE - SECOND);
     later.touch(&session.id_hash)?;
     let answer = later.merge_and_touch(&session.id_hash, &set("coat", "red")?)?;
-    done(answer, "a merge of a session with a fixed lifetime")?;
-    ends_at(fixture, &session.id_hash, fixture.after(IDLE), "a session with a fixed lifetime")
+    done(answer, "a merge of a session with an absolute limit only")?;
+    ends_at(fixture, &session.id_hash, fixture.after(IDLE), "a session with an absolute limit only")
 }
 
 pub(super) fn activity_moves_the_idle_deadline_to_the_absolute_one_at_most(
@@ -150,8 +150,8 @@ pub(super) fn a_session_without_an_end_lives_on(fixture: &Fixture) -> Passed {
     for limits in [
         Limits::new(None, None),
         Limits::new(None, Some(Timestamp::MAX)),
-        Lifetime::idle(Duration::MAX).starting(fixture.now),
-        lifetime().with_absolute(Duration::MAX).starting(far - SECOND),
+        Lifetime::idle(Duration::MAX).limits_from(fixture.now),
+        lifetime().with_absolute(Duration::MAX).limits_from(far - SECOND),
     ] {
         let session = fixture.at(far - SECOND).session_from(&NewSession::new(limits)?)?;
         fixture.at(far).touch(&session.id_hash)?;

@@ -308,7 +308,7 @@ mod tests {
         let second = enqueue(&queues);
         let third = enqueue(&queues);
         let now = Timestamp::from_millis(0);
-        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         first.newest = Some(Record::create(&new_session, now));
         drop(first);
         let mut second = wait(&queues, &second);
@@ -324,7 +324,7 @@ mod tests {
     fn a_turn_that_changes_nothing_carries_the_session_as_found() {
         let queues = UpdateQueues::default();
         let now = Timestamp::from_millis(0);
-        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         let record = Record::create(&new_session, now);
         let found = LiveSession { record: record.clone(), id_hash: id_hash(1) };
         let mut next = None;

@@ -44,64 +44,6 @@ const MAX_GRACE: Duration = Duration::from_secs(60);
 
 const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
 
-fn is_reserved(header: &str) -> bool {
-    let has_prefix = |prefix: &str| {
-        header.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
-    };
-    RESERVED_HEADERS.split(' ').any(|reserved| header.eq_ignore_ascii_case(reserved))
-        || RESERVED_HEADER_PREFIXES.split(' ').any(has_prefix)
-}
-
-/// Returns the operation of an error about a setting.
-fn set(setting: &str) -> String {
-    format!("set `{setting}`")
-}
-
-fn invalid(setting: &str, why: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
-    Error::with_source(ErrorKind::Invalid, set(setting), why)
-}
-
-fn check_header(name: &str) -> Result<()> {
-    if name.is_empty() || !name.bytes().all(cookie::is_token) {
-        let why = "a name contains only letters, digits and !#$%&'*+-.^_`|~";
-        return Err(invalid("header", why));
-    }
-    if is_reserved(name) {
-        return Err(invalid("header", format!("{name} has another meaning in HTTP")));
-    }
-    Ok(())
-}
-
-fn check_lifetimes(settings: &Settings) -> Result<()> {
-    for (setting, lifetime) in [
-        ("lifetime", Some(&settings.lifetime)),
-        ("browser_session_lifetime", settings.browser_session_lifetime.as_ref()),
-        ("anonymous_lifetime", settings.anonymous_lifetime.as_ref()),
-    ] {
-        let validated = lifetime.map_or(Ok(()), Lifetime::validate);
-        validated.map_err(|error| invalid(setting, error))?;
-    }
-    if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
-        return Err(invalid("renewal_grace", "the maximum is one minute"));
-    }
-    if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
-        return Err(invalid("renew_every", "the minimum is one minute"));
-    }
-    let longest_idle_limit = |persistent| {
-        let lifetimes =
-            [settings.signed_in_lifetime(persistent), settings.anonymous_lifetime(persistent)];
-        lifetimes.iter().filter_map(Lifetime::idle_limit).max()
-    };
-    let longest = longest_idle_limit(true).max(longest_idle_limit(false));
-    if let Some(max) = settings.max_idle_limit
-        && (max < Duration::from_millis(1) || longest > Some(max))
-    {
-        let why = "the minimum is 1 ms, and the idle limit of each lifetime";
-        return Err(invalid("max_idle_limit", why));
-    }
-    Ok(())
-}
-
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
 ///
 /// The defaults are meant for production. An application behind a proxy sets
@@ -636,23 +578,98 @@ impl SessionManagerBuilder {
         self
     }
 
-    /// Checks the settings that do not depend on the carrier of the id.
-    fn check_settings(&self) -> Result<()> {
+    /// Validates the settings, starts the cleaner, and returns the manager.
+    ///
+    /// # Errors
+    /// - [`ErrorKind::Invalid`]: a setting is invalid, or two contradict each other; the text of
+    ///   the error names the setting and the reason.
+    /// - [`ErrorKind::Unsupported`]: there is a maximum per user or of anonymous sessions, and the
+    ///   store cannot list sessions.
+    /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
+    pub fn build(self) -> Result<SessionManager> {
+        let id_settings = self.check_settings()?;
+        let end_trail = Arc::new(EndTrail::new(self.events.clone()));
+        let start_cleaner = |interval| {
+            let store = self.store.clone();
+            let clock = self.clock.clone();
+            let trail = end_trail.clone();
+            let realm = id_settings.realm.clone();
+            let maximum = self.settings.max_anonymous.map(|max| MaxAnonymous { realm, max });
+            let on_expired = Box::new(move |ended: &EndedSession, limit| {
+                trail.report(ended, limit, None, None);
+            });
+            Cleaner::start(store, clock, self.events.clone(), interval, maximum, on_expired)
+        };
+        let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
+        let SessionManagerBuilder { store, clock, events, settings, .. } = self;
+        let context = Context::new(store, clock, events, cleaner, id_settings, settings, end_trail);
+        let settings = &context.settings;
+        let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
+        if is_unlimited(&settings.lifetime)
+            || settings.browser_session_lifetime.as_ref().is_some_and(is_unlimited)
+        {
+            context.events.raise(&Event::NoAbsoluteLimit);
+        }
+        Ok(SessionManager { context: Arc::new(context), blocking: BlockingCalls::default() })
+    }
+
+    /// Checks the settings, in the order of the table of this type, and resolves those of
+    /// [`IdSettings`].
+    fn check_settings(&self) -> Result<IdSettings> {
+        self.check_lifetimes()?;
+        self.check_numbers()?;
+        let id_settings = self.id_settings()?;
         let settings = &self.settings;
-        check_lifetimes(settings)?;
+        if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
+            return Err(invalid("renew_every", "the minimum is one minute"));
+        }
+        if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
+            return Err(invalid("renewal_grace", "the maximum is one minute"));
+        }
         if settings.proxies > MAX_PROXIES {
             return Err(invalid("behind_proxies", format!("the maximum is {MAX_PROXIES}")));
         }
+        id_settings.cross_origin.validate()?;
         let possible = Duration::from_millis(1)..=Duration::from_secs(86_400);
         if self.sweep_every.is_some_and(|interval| !possible.contains(&interval)) {
             return Err(invalid("sweep_every", "an interval is from one millisecond to one day"));
         }
-        if settings.max_anonymous == Some(0) {
+        Ok(id_settings)
+    }
+
+    fn check_lifetimes(&self) -> Result<()> {
+        let settings = &self.settings;
+        for (setting, lifetime) in [
+            ("lifetime", Some(&settings.lifetime)),
+            ("anonymous_lifetime", settings.anonymous_lifetime.as_ref()),
+            ("browser_session_lifetime", settings.browser_session_lifetime.as_ref()),
+        ] {
+            let validated = lifetime.map_or(Ok(()), Lifetime::validate);
+            validated.map_err(|error| invalid(setting, error))?;
+        }
+        let longest_idle_limit = |persistent| {
+            let lifetimes =
+                [settings.signed_in_lifetime(persistent), settings.anonymous_lifetime(persistent)];
+            lifetimes.iter().filter_map(Lifetime::idle_limit).max()
+        };
+        let longest = longest_idle_limit(true).max(longest_idle_limit(false));
+        if let Some(max) = settings.max_idle_limit
+            && (max < Duration::from_millis(1) || longest > Some(max))
+        {
+            let why = "the minimum is 1 ms, and the idle limit of each lifetime";
+            return Err(invalid("max_idle_limit", why));
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let Settings { max_sessions, max_anonymous, .. } = &self.settings;
+        if *max_anonymous == Some(0) {
             return Err(invalid("max_anonymous", "the minimum is 1"));
         }
         if self.store.index().is_none() {
-            let maximum = settings.max_sessions.map(|_| "max_sessions_per_user");
-            if let Some(setting) = maximum.or(settings.max_anonymous.map(|_| "max_anonymous")) {
+            let maximum = max_sessions.map(|_| "max_sessions_per_user");
+            if let Some(setting) = maximum.or(max_anonymous.map(|_| "max_anonymous")) {
                 let why = "this store cannot count sessions";
                 return Err(Error::with_source(ErrorKind::Unsupported, set(setting), why));
             }
@@ -660,7 +677,7 @@ impl SessionManagerBuilder {
         Ok(())
     }
 
-    /// Checks the settings that depend on the carrier of the id, and resolves them.
+    /// Checks and resolves the settings of the id, and resolves the default of `cross_origin`.
     fn id_settings(&self) -> Result<IdSettings> {
         let (cross_origin, realm) = match &self.carrier {
             IdCarrier::Cookie(cookie) => {
@@ -673,7 +690,6 @@ impl SessionManagerBuilder {
             }
         };
         let cross_origin = self.cross_origin.clone().unwrap_or(cross_origin);
-        cross_origin.validate()?;
         let realm = Realm::new(self.realm.clone().unwrap_or(realm));
         let realm = realm.map_err(|error| invalid("realm", error))?;
         let realm_tag = realm.tag();
@@ -711,40 +727,32 @@ impl SessionManagerBuilder {
         }
         Ok(former)
     }
+}
 
-    /// Validates the settings, starts the cleaner, and returns the manager.
-    ///
-    /// # Errors
-    /// - [`ErrorKind::Invalid`]: a setting is invalid, or two contradict each other; the text of
-    ///   the error names the setting and the reason.
-    /// - [`ErrorKind::Unsupported`]: there is a maximum per user or of anonymous sessions, and the
-    ///   store cannot list sessions.
-    /// - [`ErrorKind::Unavailable`]: the operating system provides no thread for the cleaner.
-    pub fn build(self) -> Result<SessionManager> {
-        let id_settings = self.id_settings()?;
-        self.check_settings()?;
-        let end_trail = Arc::new(EndTrail::new(self.events.clone()));
-        let start_cleaner = |interval| {
-            let store = self.store.clone();
-            let clock = self.clock.clone();
-            let trail = end_trail.clone();
-            let realm = id_settings.realm.clone();
-            let maximum = self.settings.max_anonymous.map(|max| MaxAnonymous { realm, max });
-            let on_expired = Box::new(move |ended: &EndedSession, limit| {
-                trail.report(ended, limit, None, None);
-            });
-            Cleaner::start(store, clock, self.events.clone(), interval, maximum, on_expired)
-        };
-        let cleaner = self.sweep_every.map(start_cleaner).transpose()?;
-        let SessionManagerBuilder { store, clock, events, settings, .. } = self;
-        let context = Context::new(store, clock, events, cleaner, id_settings, settings, end_trail);
-        let settings = &context.settings;
-        let is_unlimited = |lifetime: &Lifetime| lifetime.absolute_limit().is_none();
-        if is_unlimited(&settings.lifetime)
-            || settings.browser_session_lifetime.as_ref().is_some_and(is_unlimited)
-        {
-            context.events.raise(&Event::NoAbsoluteLimit);
-        }
-        Ok(SessionManager { context: Arc::new(context), blocking: BlockingCalls::default() })
+fn check_header(name: &str) -> Result<()> {
+    if name.is_empty() || !name.bytes().all(cookie::is_token) {
+        let why = "a name contains only letters, digits and !#$%&'*+-.^_`|~";
+        return Err(invalid("header", why));
     }
+    if is_reserved(name) {
+        return Err(invalid("header", format!("{name} has another meaning in HTTP")));
+    }
+    Ok(())
+}
+
+fn is_reserved(header: &str) -> bool {
+    let has_prefix = |prefix: &str| {
+        header.get(..prefix.len()).is_some_and(|have| have.eq_ignore_ascii_case(prefix))
+    };
+    RESERVED_HEADERS.split(' ').any(|reserved| header.eq_ignore_ascii_case(reserved))
+        || RESERVED_HEADER_PREFIXES.split(' ').any(has_prefix)
+}
+
+/// Returns the operation of an error about a setting.
+fn set(setting: &str) -> String {
+    format!("set `{setting}`")
+}
+
+fn invalid(setting: &str, why: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
+    Error::with_source(ErrorKind::Invalid, set(setting), why)
 }

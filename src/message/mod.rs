@@ -16,6 +16,6 @@ pub use outcome::Outcome;
 pub(crate) use request_head::MAX_PROXIES;
 pub use request_head::RequestHead;
 pub use response::Response;
-pub use response_headers::{ResponseHeaders, Sharing};
+pub use response_headers::{ResponseHeaders, SharedCaching};
 pub(crate) use single::Single;
 pub(crate) use small_list::SmallList;

@@ -23,7 +23,7 @@ pub struct ResponseHeaders {
     /// been replaced meanwhile.
     pub discarded: bool,
     /// Whether a shared cache may store the response.
-    pub sharing: Sharing,
+    pub shared_caching: SharedCaching,
     /// Whether no cache, the browser's included, may store the response, by
     /// [`no_store_when_signed_in`](crate::manager::SessionManagerBuilder::no_store_when_signed_in)
     /// or `no_store_with_csrf_token`.
@@ -36,7 +36,7 @@ pub struct ResponseHeaders {
 /// Whether a shared cache, such as a proxy or a CDN, may store a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Sharing {
+pub enum SharedCaching {
     /// The response does not depend on the session.
     #[default]
     Allowed,
@@ -55,7 +55,7 @@ impl Debug for ResponseHeaders {
             .field("id_fields", &names)
             .field("vary_on", &self.vary_on)
             .field("discarded", &self.discarded)
-            .field("sharing", &self.sharing)
+            .field("shared_caching", &self.shared_caching)
             .field("no_store", &self.no_store)
             .field("clear_site_data", &self.clear_site_data)
             .finish()
@@ -106,7 +106,7 @@ impl ResponseHeaders {
             _ if self.no_store => Some(NO_STORE),
             Some((name, _)) if name != "Set-Cookie" => Some(NO_STORE),
             Some(_) => Some(PRIVATE_NO_CACHE),
-            None => (self.sharing != Sharing::Allowed).then_some(PRIVATE),
+            None => (self.shared_caching != SharedCaching::Allowed).then_some(PRIVATE),
         }
     }
 
@@ -125,8 +125,9 @@ impl ResponseHeaders {
     }
 
     /// Returns the new value of the response's `Cache-Control`; `None` if the current one can stay.
-    /// It is `private` unless [`sharing`](Self::sharing) allows more, and always `no-store` for a
-    /// response that must not be stored. A directive that is already there is not repeated.
+    /// It is `private` unless [`shared_caching`](Self::shared_caching) allows more, and always
+    /// `no-store` for a response that must not be stored. A directive that is already there is not
+    /// repeated.
     #[must_use]
     pub fn cache_control(&self, current: Option<&str>) -> Option<String> {
         let required = self.required_directives()?;
@@ -134,7 +135,7 @@ impl ResponseHeaders {
             |part: &&str| is_directive(part, "public") || is_directive(part, "s-maxage");
         let (shared, mut kept): (Vec<&str>, Vec<&str>) =
             directives(current.unwrap_or_default()).partition(is_shared);
-        let may_be_shared = required == PRIVATE && self.sharing == Sharing::IfPublic;
+        let may_be_shared = required == PRIVATE && self.shared_caching == SharedCaching::IfPublic;
         if kept.iter().any(|part| is_directive(part, NO_STORE))
             || may_be_shared && !shared.is_empty()
         {
@@ -194,7 +195,7 @@ mod tests {
             id_fields: vec![("Set-Cookie".into(), "id=x".into())],
             vary_on: Some("Cookie".into()),
             discarded: false,
-            sharing: Sharing::Never,
+            shared_caching: SharedCaching::Never,
             no_store: false,
             clear_site_data: false,
         }
@@ -304,25 +305,25 @@ mod tests {
 
     #[test]
     fn a_response_without_an_id_is_private_unless_it_may_be_shared() {
-        let cache = |sharing, now| {
-            ResponseHeaders { id_fields: vec![], sharing, ..headers() }.cache_control(now)
+        let cache = |shared_caching, now| {
+            ResponseHeaders { id_fields: vec![], shared_caching, ..headers() }.cache_control(now)
         };
-        for (sharing, now, wanted) in [
-            (Sharing::Never, None, Some("private")),
-            (Sharing::Never, Some("max-age=60"), Some("max-age=60, private")),
-            (Sharing::Never, Some("public, max-age=60"), Some("max-age=60, private")),
-            (Sharing::Never, Some("private=\"X\""), Some("private=\"X\", private")),
-            (Sharing::Never, Some("Private, s-maxage=9"), Some("Private")),
-            (Sharing::Never, Some("private, max-age=60"), None),
-            (Sharing::Never, Some("no-store"), None),
-            (Sharing::IfPublic, None, Some("private")),
-            (Sharing::IfPublic, Some("max-age=60"), Some("max-age=60, private")),
-            (Sharing::IfPublic, Some("public, max-age=60"), None),
-            (Sharing::IfPublic, Some("s-maxage=60"), None),
-            (Sharing::Allowed, None, None),
-            (Sharing::Allowed, Some("max-age=60"), None),
+        for (shared_caching, now, wanted) in [
+            (SharedCaching::Never, None, Some("private")),
+            (SharedCaching::Never, Some("max-age=60"), Some("max-age=60, private")),
+            (SharedCaching::Never, Some("public, max-age=60"), Some("max-age=60, private")),
+            (SharedCaching::Never, Some("private=\"X\""), Some("private=\"X\", private")),
+            (SharedCaching::Never, Some("Private, s-maxage=9"), Some("Private")),
+            (SharedCaching::Never, Some("private, max-age=60"), None),
+            (SharedCaching::Never, Some("no-store"), None),
+            (SharedCaching::IfPublic, None, Some("private")),
+            (SharedCaching::IfPublic, Some("max-age=60"), Some("max-age=60, private")),
+            (SharedCaching::IfPublic, Some("public, max-age=60"), None),
+            (SharedCaching::IfPublic, Some("s-maxage=60"), None),
+            (SharedCaching::Allowed, None, None),
+            (SharedCaching::Allowed, Some("max-age=60"), None),
         ] {
-            assert_eq!(cache(sharing, now).as_deref(), wanted, "{sharing:?} {now:?}");
+            assert_eq!(cache(shared_caching, now).as_deref(), wanted, "{shared_caching:?} {now:?}");
         }
         let headers = ResponseHeaders { id_fields: vec![], ..headers() };
         assert!(headers.iter().any(|field| field == ("Cache-Control", "private")));

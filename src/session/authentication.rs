@@ -115,7 +115,7 @@ impl Authentication {
     }
 }
 
-/// The result of [`Session::require_recent_auth`].
+/// The result of [`Session::recent_auth`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
@@ -189,7 +189,7 @@ impl Session {
         self.commit_all(&mut state)
     }
 
-    /// Checks whether the user's last proof of identity, a [`sign_in`](Self::sign_in) or
+    /// Returns whether the user's last proof of identity, a [`sign_in`](Self::sign_in) or
     /// [`confirm_authentication`](Self::confirm_authentication), is less than `max_age` old. For
     /// pages that change a password or an address, or that spend money.
     ///
@@ -199,7 +199,7 @@ impl Session {
     ///
     /// /// The page that follows when a user wants to change the password.
     /// fn next_page(session: &Session) -> cloakroom::Result<&'static str> {
-    ///     Ok(match session.require_recent_auth(Duration::from_secs(5 * 60))? {
+    ///     Ok(match session.recent_auth(Duration::from_secs(5 * 60))? {
     ///         RecentAuth::Recent => "/password",
     ///         RecentAuth::TooOld => "/confirm", // asks for the old password
     ///         _ => "/sign-in", // no user is signed in
@@ -209,7 +209,7 @@ impl Session {
     ///
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
-    pub fn require_recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
+    pub fn recent_auth(&self, max_age: Duration) -> Result<RecentAuth> {
         let read = |record: &Record| record.user.is_some().then_some(record.authenticated);
         Ok(match self.read_record(read)?.flatten() {
             None => RecentAuth::NotSignedIn,

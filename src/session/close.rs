@@ -7,7 +7,7 @@ use crate::backend::{LiveSession, Loaded};
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionId;
-use crate::message::{Outcome, ResponseHeaders, Sharing};
+use crate::message::{Outcome, ResponseHeaders, SharedCaching};
 use crate::session::changes::Changes;
 use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
@@ -123,18 +123,18 @@ impl Session {
         let is_private = settings.no_store_when_signed_in && may_see_user;
         let is_form = settings.no_store_with_csrf_token && has_token;
         let is_personal = !id_fields.is_empty() || has_token || has_flash;
-        let sharing = if is_personal || (varies && !self.presented.is_empty()) {
-            Sharing::Never
+        let shared_caching = if is_personal || (varies && !self.presented.is_empty()) {
+            SharedCaching::Never
         } else if varies {
-            Sharing::IfPublic
+            SharedCaching::IfPublic
         } else {
-            Sharing::Allowed
+            SharedCaching::Allowed
         };
         ResponseHeaders {
             id_fields,
             vary_on: varies.then(|| id_settings.carrier.request_header()),
             discarded: state.response.reports_discard,
-            sharing,
+            shared_caching,
             no_store: is_private || is_form,
             clear_site_data: settings.clear_site_data && state.ending.sign_out == SignOut::Done,
         }

@@ -256,7 +256,7 @@ impl Session {
             Some(_) => settings.signed_in_lifetime(persistent),
             None => settings.anonymous_lifetime(persistent),
         };
-        let mut new_session = NewSession::new(lifetime.starting(self.context.now()))?;
+        let mut new_session = NewSession::new(lifetime.limits_from(self.context.now()))?;
         new_session.realm.clone_from(&self.context.id_settings.realm);
         new_session.persistent = persistent;
         new_session.client.clone_from(&self.client);

@@ -142,7 +142,7 @@ mod tests {
         let current = SessionIdHash::from_bytes([1; 32]);
         let replaced = SessionIdHash::from_bytes([2; 32]);
         let issued = Timestamp::from_millis(1_700_000_000_000);
-        let new_session = NewSession::new(Lifetime::default().starting(issued)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(issued)).unwrap();
         let record = Record::create(&new_session, issued);
         for (found_by, grace, opened, seen, is_due) in [
             (current, NO_GRACE, 0, 3599, false),

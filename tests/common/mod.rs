@@ -148,7 +148,7 @@ pub fn id_hash_of(hex: &str) -> SessionIdHash {
 }
 
 pub fn new_session() -> NewSession {
-    NewSession::new(Lifetime::default().starting(NOW)).unwrap()
+    NewSession::new(Lifetime::default().limits_from(NOW)).unwrap()
 }
 
 pub fn setting(name: &str, value: impl serde::Serialize) -> Delta {

@@ -296,7 +296,7 @@ impl<'w> Worker<'w> {
         let session = self.new_name();
         let id_hash = new_id_hash();
         let mut new_session = new_session();
-        new_session.limits = Lifetime::fixed(Duration::from_secs(1)).starting(NOW);
+        new_session.limits = Lifetime::absolute(Duration::from_secs(1)).limits_from(NOW);
         let change = Change::Create { session: session.clone(), id_hash, brief: true };
         self.carry_out(&change, |worker| {
             let delta = setting("n", 0);

@@ -45,7 +45,7 @@ const KNOWN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 const SEALED: &str = "SEALED";
 
 fn new_session() -> NewSession {
-    NewSession::new(Lifetime::default().starting(NOW)).expect("randomness")
+    NewSession::new(Lifetime::default().limits_from(NOW)).expect("randomness")
 }
 
 /// A store with the session of [`KNOWN`], in which `n` is 7.

@@ -68,7 +68,7 @@ fn an_anonymous_lifetime_may_be_longer_or_shorter_than_a_users() {
         assert_eq!(app.stored_n(&browser), None);
     });
     let configure = |builder: SessionManagerBuilder| {
-        builder.lifetime(limits).anonymous_lifetime(Lifetime::fixed(DAY))
+        builder.lifetime(limits).anonymous_lifetime(Lifetime::absolute(DAY))
     };
     on_both_stores(configure, |app| {
         let mut browser = app.visitor(1);
@@ -82,7 +82,9 @@ fn an_anonymous_lifetime_may_be_longer_or_shorter_than_a_users() {
 #[test]
 fn by_default_an_anonymous_session_lives_no_longer_than_a_users() {
     let hour = |builder: SessionManagerBuilder| {
-        builder.lifetime(Lifetime::fixed(HOUR)).browser_session_lifetime(Lifetime::fixed(HOUR / 2))
+        builder
+            .lifetime(Lifetime::absolute(HOUR))
+            .browser_session_lifetime(Lifetime::absolute(HOUR / 2))
     };
     on_both_stores(hour, |app| {
         let kept = app.visitor(1);

@@ -94,7 +94,7 @@ fn constant_activity_ends_at_the_absolute_limit() {
 
 #[test]
 fn in_fixed_mode_neither_reads_nor_writes_move_the_end() {
-    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::fixed(HOUR));
+    let configure = |builder: SessionManagerBuilder| builder.lifetime(Lifetime::absolute(HOUR));
     on_both_stores(configure, |app| {
         let mut browser = app.visitor(1);
         for _ in 0..59 {
@@ -602,7 +602,7 @@ fn limits_that_end_never_or_at_once() {
         app.clock.advance(MILLI);
         assert!(!read(&app, &browser));
     });
-    for none in [Lifetime::idle(Duration::ZERO), Lifetime::fixed(Duration::from_micros(1))] {
+    for none in [Lifetime::idle(Duration::ZERO), Lifetime::absolute(Duration::from_micros(1))] {
         let builder = cloakroom::SessionManager::builder(cloakroom::MemoryStore::new());
         let kind = builder.lifetime(none).build().unwrap_err().kind();
         assert_eq!(kind, cloakroom::ErrorKind::Invalid);

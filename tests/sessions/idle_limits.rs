@@ -498,7 +498,7 @@ fn a_limit_of_a_new_session_is_at_most_that_of_its_persistence() {
 #[test]
 fn without_an_idle_limit_the_absolute_one_bounds_it() {
     on_both_stores(
-        |builder| builder.lifetime(Lifetime::fixed(DAY)),
+        |builder| builder.lifetime(Lifetime::absolute(DAY)),
         |app| {
             let mut browser = app.signed_in("ada");
             browser.request(&app.sessions, |session| {

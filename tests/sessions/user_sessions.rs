@@ -496,7 +496,7 @@ fn renewals_and_sign_ins_of_one_session_are_never_refused() {
 // Authentication.
 
 fn recent(app: &App, browser: &Browser, max_age: Duration) -> RecentAuth {
-    browser.open(&app.sessions).require_recent_auth(max_age).unwrap()
+    browser.open(&app.sessions).recent_auth(max_age).unwrap()
 }
 
 #[test]
@@ -608,7 +608,7 @@ fn a_manager_without_an_absolute_limit_warns() {
     assert_eq!(configured(|builder| builder), 0);
     assert_eq!(configured(|builder| builder.lifetime(Lifetime::idle(HOUR))), 1);
     assert_eq!(configured(|builder| builder.browser_session_lifetime(Lifetime::idle(HOUR))), 1);
-    assert_eq!(configured(|builder| builder.lifetime(Lifetime::fixed(HOUR))), 0);
+    assert_eq!(configured(|builder| builder.lifetime(Lifetime::absolute(HOUR))), 0);
 }
 
 #[test]
@@ -652,7 +652,10 @@ fn a_review_says_what_a_configuration_meets() {
     assert_eq!(nist(|b| b.policy(Policy::aal2())), [true, true, false]);
     assert_eq!(nist(|b| b.policy(Policy::aal3())), [true, true, true]);
     assert_eq!(nist(|b| b.policy(Policy::aal3().persistent(true))), [false; 3]);
-    assert_eq!(nist(|b| b.persistent(false).lifetime(Lifetime::fixed(HOUR))), [true, false, false]);
+    assert_eq!(
+        nist(|b| b.persistent(false).lifetime(Lifetime::absolute(HOUR))),
+        [true, false, false]
+    );
     assert_eq!(nist(|b| b.persistent(false).lifetime(Lifetime::idle(HOUR))), [false; 3]);
     let insecure = unmet(|b| b.cookie(CookieConfig::insecure_http()));
     assert!(insecure.contains(&"ASVS 3.3.1") && insecure.contains(&"ASVS 3.3.3"));
@@ -684,9 +687,9 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
         ("ASVS 3.3.4", Box::new(|b| b.header("X-Session")), "use a cookie"),
         ("ASVS 3.5.1", Box::new(|b| b.cross_origin(CrossOrigin::off())), "CrossOrigin::refuse()"),
         ("ASVS 3.5.1", Box::new(|b| b.cross_origin(CrossOrigin::report_only())), "CSRF token"),
-        ("ASVS 7.1.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "set both limits"),
+        ("ASVS 7.1.1", Box::new(|b| b.lifetime(Lifetime::absolute(HOUR))), "set both limits"),
         ("ASVS 7.1.2", Box::new(|b| b), "max_sessions_per_user"),
-        ("ASVS 7.3.1", Box::new(|b| b.lifetime(Lifetime::fixed(HOUR))), "Lifetime::idle"),
+        ("ASVS 7.3.1", Box::new(|b| b.lifetime(Lifetime::absolute(HOUR))), "Lifetime::idle"),
         ("ASVS 7.3.2", Box::new(|b| b.lifetime(Lifetime::idle(HOUR))), "with_absolute"),
         ("anonymous", Box::new(|b| b.anonymous_lifetime(Lifetime::idle(HOUR))), "absolute limit"),
         ("anonymous", Box::new(|b| b.max_anonymous(9).without_cleaner()), "without_cleaner"),
@@ -696,7 +699,7 @@ fn a_review_says_of_each_unmet_requirement_what_to_do() {
             "NIST AAL3",
             Box::new(|b| {
                 b.policy(Policy::aal3())
-                    .anonymous_lifetime(Lifetime::fixed(HOUR))
+                    .anonymous_lifetime(Lifetime::absolute(HOUR))
                     .max_idle_limit(HOUR)
             }),
             "a handler can set up to 1 h idle",
@@ -778,7 +781,7 @@ fn a_confirmation_stamps_time_and_level_and_keeps_the_rest() {
         let headers = browser.request(&app.sessions, |session| {
             session.set("n", 1).unwrap();
             assert_eq!(session.confirm_authentication(3).unwrap(), CommitOutcome::Stored);
-            let recent = session.require_recent_auth(HOUR / 2).unwrap();
+            let recent = session.recent_auth(HOUR / 2).unwrap();
             assert_eq!(recent, RecentAuth::Recent, "already in this request");
         });
         assert_new_id(&headers);

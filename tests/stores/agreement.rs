@@ -117,7 +117,7 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
         } else {
             Lifetime::default()
         };
-        let mut new_session = NewSession::new(lifetime.starting(now)).unwrap();
+        let mut new_session = NewSession::new(lifetime.limits_from(now)).unwrap();
         new_session.auth_level = rng.next(3) as u16;
         let mut delta = Delta::new();
         match rng.next(5) {

@@ -165,7 +165,7 @@ fn user(name: &str) -> UserKey {
 }
 
 fn new_session(auth_level: u16) -> NewSession {
-    let mut new_session = NewSession::new(Lifetime::idle(3600 * SECOND).starting(NOW)).unwrap();
+    let mut new_session = NewSession::new(Lifetime::idle(3600 * SECOND).limits_from(NOW)).unwrap();
     new_session.auth_level = auth_level;
     new_session
 }
@@ -190,7 +190,7 @@ impl Case {
         let signed_in = NOW - 500 * SECOND;
         let mut session = new_session(LEVEL);
         session.public_id = PublicId::from_bytes([9; 16]);
-        session.limits = Lifetime::idle(3600 * SECOND).starting(signed_in);
+        session.limits = Lifetime::idle(3600 * SECOND).limits_from(signed_in);
         let mut record = Record::create(&session, signed_in);
         let mut delta = Delta::new();
         delta.set("kept", text(if self.change == "shrinks" { 2 * LIMIT } else { 10 }));

@@ -78,7 +78,8 @@ impl Several {
 
     fn new_session(&mut self) -> NewSession {
         let minutes = Duration::from_secs(60 * (1 + self.dice.roll(60) as u64));
-        let mut new_session = NewSession::new(Lifetime::idle(minutes).starting(self.now)).unwrap();
+        let mut new_session =
+            NewSession::new(Lifetime::idle(minutes).limits_from(self.now)).unwrap();
         if self.dice.chance(30) {
             new_session.idp_session_id =
                 Some(IdpSessionId::new(format!("{}", self.dice.roll(3))).unwrap());
@@ -289,7 +290,7 @@ fn a_late_request_does_not_find_a_removed_expired_session() {
         let none = new_id_hash();
         let to = new_id_hash();
         let new_session =
-            NewSession::new(Lifetime::idle(Duration::from_secs(60)).starting(now)).unwrap();
+            NewSession::new(Lifetime::idle(Duration::from_secs(60)).limits_from(now)).unwrap();
         let delta = Delta::new();
         let limit = NonZeroU32::MIN;
         let action = Action::SignIn { to, user: user.clone(), new_session, join_salt: None };

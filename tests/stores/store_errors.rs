@@ -582,7 +582,7 @@ fn a_backup_taken_under_load_is_whole() {
 fn a_session_without_any_limit_in_time_never_ends() {
     let store = SqliteStore::in_memory().unwrap();
     let id_hash = new_id_hash();
-    let endless = Lifetime::fixed(Duration::MAX).starting(NOW);
+    let endless = Lifetime::absolute(Duration::MAX).limits_from(NOW);
     let new_session = cloakroom::backend::NewSession::new(endless).unwrap();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let in_ages = NOW + Duration::from_secs(3_000_000_000);

@@ -49,7 +49,7 @@ impl StoreWrapper for Upsert {
     fn wrap_commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         match (self.right.commit(commit)?, &commit.action) {
             (CommitAnswer::Unreadable(Unreadable::NotFound { .. }), Action::Merge) => {
-                let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
+                let new_session = NewSession::new(Lifetime::default().limits_from(commit.now))?;
                 let create = Action::Create(new_session);
                 let delta = commit.delta.clone();
                 self.right.commit(&Commit::new(&commit.id_hash, create, delta, commit.now))
@@ -85,7 +85,7 @@ impl StoreWrapper for DeleteThenCreate {
         let Loaded::Live(session) = self.right.load(&commit.id_hash, commit.now)? else {
             return self.right.commit(commit);
         };
-        let new_session = NewSession::new(Lifetime::default().starting(commit.now))?;
+        let new_session = NewSession::new(Lifetime::default().limits_from(commit.now))?;
         let end = Action::End;
         let delta = Delta::new();
         self.right.commit(&Commit::new(&commit.id_hash, end, delta, commit.now))?;

@@ -96,7 +96,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
     fn read_at(read: Timestamp, lifetime: Lifetime) -> CacheEntry {
-        let new_session = NewSession::new(lifetime.starting(NOW)).unwrap();
+        let new_session = NewSession::new(lifetime.limits_from(NOW)).unwrap();
         CacheEntry::new(Record::create(&new_session, NOW), read)
     }
 

@@ -253,7 +253,7 @@ mod tests {
     const KEY: SessionIdHash = SessionIdHash::from_bytes([7; 32]);
 
     fn a_record() -> Record {
-        Record::create(&NewSession::new(Lifetime::default().starting(NOW)).unwrap(), NOW)
+        Record::create(&NewSession::new(Lifetime::default().limits_from(NOW)).unwrap(), NOW)
     }
 
     fn states() -> Vec<ItemState> {

@@ -146,7 +146,7 @@ mod tests {
     use crate::record::{NewSession, Record};
 
     fn entry(now: Timestamp) -> CacheEntry {
-        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         CacheEntry::new(Record::create(&new_session, now), now)
     }
 

@@ -542,13 +542,13 @@ mod tests {
     }
 
     fn create(store: &MemoryStore, id_hash: SessionIdHash, now: Timestamp) -> Result<CommitAnswer> {
-        let new_session = NewSession::new(Lifetime::default().starting(now))?;
+        let new_session = NewSession::new(Lifetime::default().limits_from(now))?;
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), now))
     }
 
     fn sign_in(store: &MemoryStore, to: SessionIdHash, now: Timestamp) -> Result<CommitAnswer> {
         let user = UserKey::new("u")?;
-        let new_session = NewSession::new(Lifetime::default().starting(now))?;
+        let new_session = NewSession::new(Lifetime::default().limits_from(now))?;
         let action = Action::SignIn { to, user, new_session, join_salt: None };
         store.commit(&Commit::new(&id_hash(u32::MAX), action, Delta::new(), now))
     }

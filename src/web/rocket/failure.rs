@@ -14,8 +14,8 @@ use crate::sync::IgnorePoison;
 use crate::web::rocket::guards;
 use crate::web::rocket::panic_watch::Watched;
 
-/// A cookie that is added to the jar when a session is opened, and never sent. Rocket empties the
-/// jar before it calls a catcher, so a missing cookie shows that a catcher was called.
+/// A cookie that is added to the jar when the first session is opened, and never sent. Rocket
+/// empties the jar before it calls a catcher, so a missing cookie shows that a catcher was called.
 const NO_CATCHER_MARK: &str = "cloakroom-no-catcher";
 
 /// How a failure of a request is detected and reported, for all managers that it uses.
@@ -27,9 +27,6 @@ struct FailureTracker {
     status: Option<Status>,
     /// Records a panic, from the opening of the first session on.
     watched: Option<Watched>,
-    /// Whether an error came before the first session was opened. A catcher may open one later, and
-    /// add the mark itself.
-    failed_before_session: bool,
     /// Whether a catcher has made the response; known from the first response fairing on.
     is_from_catcher: Option<bool>,
 }
@@ -45,8 +42,13 @@ pub(super) fn report_to(request: &Request<'_>, manager: &SessionManager) {
 
 /// Starts to record a panic of this request.
 pub(super) fn watch_request(request: &Request<'_>) {
-    tracker(request).watched.get_or_insert_with(|| {
-        request.cookies().add(Cookie::new(NO_CATCHER_MARK, ""));
+    let mut tracker = tracker(request);
+    let has_failed = tracker.status.is_some();
+    tracker.watched.get_or_insert_with(|| {
+        // After a failure, a catcher may be what opens the session.
+        if !has_failed {
+            request.cookies().add(Cookie::new(NO_CATCHER_MARK, ""));
+        }
         Watched::new()
     });
 }
@@ -55,25 +57,29 @@ pub(super) fn watch_request(request: &Request<'_>) {
 ///
 /// A catcher can answer a failure with any status. A handler can also answer, after it has caught
 /// its own panic or got the error of a guard as an `Option` or a `Result`. [`NO_CATCHER_MARK`]
-/// shows which of the two has made the response.
+/// shows which of the two has made the response. The first row that applies decides:
+///
+/// | response | outcome |
+/// |---|---|
+/// | of a handler, with a status below 500 | completed |
+/// | after a panic | panicked |
+/// | after an error that was reported | server error |
+/// | any other | that of its status |
 pub(super) fn outcome_of_response(
     request: &Request<'_>,
     response: &mut Response<'_>,
 ) -> (Outcome, Option<String>) {
     let mut tracker = tracker(request);
-    let FailureTracker { status, watched, failed_before_session, is_from_catcher, .. } =
-        &mut *tracker;
-    let is_from_catcher =
-        *is_from_catcher.get_or_insert_with(|| !remove_mark(response) || *failed_before_session);
+    let is_from_catcher = *tracker.is_from_catcher.get_or_insert_with(|| !remove_mark(response));
     let code = response.status().code;
-    if code < 500 && !is_from_catcher {
+    if !is_from_catcher && code < 500 {
         return (Outcome::Completed, None);
     }
-    if let Some(panic) = watched.as_ref().and_then(Watched::panic) {
-        *status = Some(Status::InternalServerError);
+    if let Some(panic) = tracker.watched.as_ref().and_then(Watched::panic) {
+        tracker.status = Some(Status::InternalServerError);
         return (Outcome::Panicked, Some(panic));
     }
-    let outcome = match status {
+    let outcome = match tracker.status {
         Some(_) => Outcome::ServerError,
         None => Outcome::of_status(code),
     };
@@ -125,9 +131,7 @@ pub(super) fn report_failure(
             kind.map_or(500, ErrorKind::default_status)
         }
     });
-    let mut tracker = tracker(request);
-    tracker.status = Some(status);
-    tracker.failed_before_session |= tracker.watched.is_none();
+    tracker(request).status = Some(status);
     status
 }
 

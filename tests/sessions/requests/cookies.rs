@@ -408,8 +408,12 @@ fn max_age_is_the_rest_of_the_absolute_limit_up_to_400_days() {
     let longest = ("34560000", "Wed, 18 Dec 2024 22");
     let an_hour_later = ("34560000", "Wed, 18 Dec 2024 23");
     let ages = [
-        (Lifetime::fixed(day), ("86400", "Wed, 15 Nov 2023 22"), ("82800", "Wed, 15 Nov 2023 22")),
-        (Lifetime::fixed(day * 1000), longest, an_hour_later),
+        (
+            Lifetime::absolute(day),
+            ("86400", "Wed, 15 Nov 2023 22"),
+            ("82800", "Wed, 15 Nov 2023 22"),
+        ),
+        (Lifetime::absolute(day * 1000), longest, an_hour_later),
         (Lifetime::idle(day), longest, an_hour_later),
     ];
     for (lifetime, at_first, an_hour_later) in ages {

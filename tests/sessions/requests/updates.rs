@@ -61,7 +61,7 @@ fn an_update_that_uses_its_own_session_gets_an_error() {
         assert_refused(&session, |own| own.authenticated_at());
         assert_refused(&session, |own| own.public_id());
         assert_refused(&session, |own| own.auth_level());
-        assert_refused(&session, |own| own.require_recent_auth(Duration::ZERO));
+        assert_refused(&session, |own| own.recent_auth(Duration::ZERO));
         assert_refused(&session, |own| own.set_persistent(true));
         assert_refused(&session, |own| own.renew());
         assert_refused(&session, |own| own.destroy());

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cloakroom::UserKey;
-use cloakroom::adapter::{ResponseHeaders, Sharing};
+use cloakroom::adapter::{ResponseHeaders, SharedCaching};
 use cloakroom::backend::{Action, Commit, CommitAnswer, LiveSession, Loaded};
 use cloakroom::event::Event;
 use cloakroom::id::PublicId;
@@ -132,7 +132,8 @@ impl Invariants {
         let describe = |what: &str| format!("{what}: {headers:?}");
         self.require(ids.len() <= 1, || describe("several ids"));
         self.require(ids.is_empty() || has_stored, || describe("an id without a commit"));
-        let is_private = headers.sharing == Sharing::Never && headers.vary_on.is_some();
+        let is_private =
+            headers.shared_caching == SharedCaching::Never && headers.vary_on.is_some();
         self.require(ids.is_empty() || is_private, || describe("an id for all"));
         // With an id, the others remove the cookie of a former name.
         let may_remove = has_ended || !ids.is_empty();

@@ -442,7 +442,7 @@ impl TracedSite {
                     self.trace.lock().unwrap().public_id(public_id.as_ref())
                 },
             ),
-            Op::RecentAuth => self.result(session.require_recent_auth(Duration::from_secs(300))),
+            Op::RecentAuth => self.result(session.recent_auth(Duration::from_secs(300))),
             Op::SetPersistent => self.result(session.set_persistent(roll.is_multiple_of(2))),
             Op::Renew => self.result(session.renew()),
             Op::Destroy => self.result(session.destroy()),

@@ -39,7 +39,7 @@ impl Fixture {
     /// Stores a session. Returns its id hash and the cookie of its browser.
     pub fn visitor(&self) -> (SessionIdHash, String) {
         let id = SessionId::generate().unwrap();
-        let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(NOW)).unwrap();
         let (id_hash, nothing) = (id.hash(Realm::default().tag()), Delta::new());
         let create =
             Commit::new(&id_hash, Action::Create(new_session.clone()), nothing.clone(), NOW);

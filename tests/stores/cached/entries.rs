@@ -91,7 +91,7 @@ fn an_entry_expires_with_its_life_or_its_session() {
         let store = cached_store(cache, MemoryStore::new());
         let id_hash = new_id_hash();
         let delta = Delta::new();
-        let new_session = cloakroom::backend::NewSession::new(lifetime.starting(NOW)).unwrap();
+        let new_session = cloakroom::backend::NewSession::new(lifetime.limits_from(NOW)).unwrap();
         store.commit(&Commit::new(&id_hash, Action::Create(new_session), delta, NOW)).unwrap();
         assert!(live(&store, &id_hash).unwrap().is_some());
         let mut raw = shared().raw();
@@ -132,7 +132,7 @@ fn an_entry_that_appears_expired_is_read_from_the_store() {
     CachedFixture::on_each_cache(|fixture| {
         let id_hash = new_id_hash();
         let delta = setting("n", 1);
-        let new_session = Lifetime::idle(SECOND * 40).starting(NOW);
+        let new_session = Lifetime::idle(SECOND * 40).limits_from(NOW);
         let new_session = cloakroom::backend::NewSession::new(new_session).unwrap();
         fixture
             .store
@@ -176,7 +176,8 @@ fn a_touch_in_a_commit_without_changes_is_seen_at_once() {
         let id_hash = new_id_hash();
         let nothing = Delta::new();
         let later = NOW + ENTRY_LIFE / 2;
-        let new_session = NewSession::new(Lifetime::idle(ENTRY_LIFE * 10).starting(NOW)).unwrap();
+        let new_session =
+            NewSession::new(Lifetime::idle(ENTRY_LIFE * 10).limits_from(NOW)).unwrap();
         let begin = Commit::new(&id_hash, Action::Create(new_session), nothing.clone(), NOW);
         fixture.store.commit(&begin).unwrap();
         assert!(live(&fixture.store, &id_hash).unwrap().is_some(), "this read fills the cache");

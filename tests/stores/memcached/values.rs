@@ -163,7 +163,7 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     let day = HOUR * 24;
     let mut seconds_for = |lifetime: Lifetime| {
         let id_hash = new_id_hash();
-        let new_session = NewSession::new(lifetime.starting(NOW)).unwrap();
+        let new_session = NewSession::new(lifetime.limits_from(NOW)).unwrap();
         store
             .commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW))
             .unwrap();
@@ -172,21 +172,21 @@ fn an_item_is_kept_for_what_remains_and_a_minute() {
     };
     for (lifetime, wanted) in [
         (Lifetime::idle(HOUR), 3660),
-        (Lifetime::fixed(day * 29), 2_505_660),
+        (Lifetime::absolute(day * 29), 2_505_660),
         // The most that memcached takes for a number of seconds.
-        (Lifetime::fixed(day * 30), 2_592_000),
+        (Lifetime::absolute(day * 30), 2_592_000),
     ] {
         let seconds = seconds_for(lifetime);
         assert!((wanted - 5..=wanted + 1).contains(&seconds), "{seconds} s, not {wanted}");
     }
     // Above that it would take the number for a time of its clock, which ends in January 2038.
     for years in [1, 12, 200] {
-        assert_eq!(seconds_for(Lifetime::fixed(day * 365 * years)), -1);
+        assert_eq!(seconds_for(Lifetime::absolute(day * 365 * years)), -1);
     }
-    assert_eq!(seconds_for(Lifetime::fixed(Duration::MAX)), -1);
+    assert_eq!(seconds_for(Lifetime::absolute(Duration::MAX)), -1);
     // A touch keeps it longer, and what is left behind by a renewal goes soon.
     let id_hash = new_id_hash();
-    let new_session = NewSession::new(Lifetime::idle(HOUR).starting(NOW)).unwrap();
+    let new_session = NewSession::new(Lifetime::idle(HOUR).limits_from(NOW)).unwrap();
     store.commit(&Commit::new(&id_hash, Action::Create(new_session), Delta::new(), NOW)).unwrap();
     let name = raw.name("kept", 's', id_hash.as_bytes());
     store.touch(&[(id_hash, Touch::at(NOW + HOUR / 2))], NOW).unwrap();

@@ -150,7 +150,7 @@ fn begin_as(
     realm: Realm,
 ) -> Begun {
     let at = now() - ago;
-    let mut new_session = NewSession::new(Lifetime::idle(DAY).starting(at)).unwrap();
+    let mut new_session = NewSession::new(Lifetime::idle(DAY).limits_from(at)).unwrap();
     new_session.client = Some(client);
     new_session.realm = realm;
     let tag = new_session.realm.tag();

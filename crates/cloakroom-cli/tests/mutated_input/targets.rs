@@ -31,7 +31,8 @@ pub(crate) fn arguments(bytes: &[u8]) {
     let store = STORE.take().filter(has_it).unwrap_or_else(|| {
         let store = SqliteStore::in_memory().expect("memory");
         let (now, delta) = (SystemClock.now(), Delta::new());
-        let new_session = NewSession::new(Lifetime::default().starting(now)).expect("randomness");
+        let new_session =
+            NewSession::new(Lifetime::default().limits_from(now)).expect("randomness");
         let create = Commit::new(&id_hash, Action::Create(new_session), delta, now);
         store.commit(&create).expect("done");
         store

@@ -94,7 +94,7 @@ mod tests {
 
     fn session(id: i64, bytes: usize) -> CachedSession {
         let now = Timestamp::from_millis(0);
-        let new_session = NewSession::new(Lifetime::default().starting(now)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(now)).unwrap();
         let mut record = Record::create(&new_session, now);
         record.data = Data::from_json(&format!("{{\"data\":\"{}\"}}", "x".repeat(bytes))).unwrap();
         CachedSession { id, record }

@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn begin(store: &SqliteStore, id_hash: &SessionIdHash) {
-        let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(NOW)).unwrap();
         store.commit(&Commit::new(id_hash, Action::Create(new_session), setting(0), NOW)).unwrap();
     }
 
@@ -285,7 +285,7 @@ mod tests {
         let ends = record_cache(&store).find(&short, NOW).unwrap().deadline();
         let later = NOW + Duration::from_secs(60);
         let long = unused_id();
-        let new_session = NewSession::new(Lifetime::default().starting(later)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(later)).unwrap();
         store.commit(&Commit::new(&long, Action::Create(new_session), setting(0), later)).unwrap();
         let just_before = ends - Duration::from_millis(1);
         assert_eq!(store.sweep(just_before, NonZeroUsize::MIN).unwrap().removed, 0);
@@ -445,7 +445,7 @@ mod tests {
         let before = create(&store);
         let to = unused_id();
         let user = UserKey::new("user").unwrap();
-        let new_session = NewSession::new(Lifetime::default().starting(NOW)).unwrap();
+        let new_session = NewSession::new(Lifetime::default().limits_from(NOW)).unwrap();
         let sign_in = Action::SignIn { to, user, new_session, join_salt: None };
         let mut confirmed = Delta::new();
         confirmed.confirm_authentication(NOW, 2);
