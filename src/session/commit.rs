@@ -16,7 +16,6 @@ use crate::id::{SessionId, SessionIdHash, UserKey};
 use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
-use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{READ, Session, State};
@@ -88,7 +87,7 @@ impl Session {
     /// | | before `ignore` | after `ignore` |
     /// |---|---|---|
     /// | changes of values, messages or the idle limit; [`renew`](Self::renew); a session that a [CSRF token](Self::csrf_token) begins | discarded | discarded |
-    /// | [`destroy`](Self::destroy) | cancelled: the user stays signed in | carried out; changes after it begin a new session |
+    /// | [`destroy`](Self::destroy) | cancelled, so the user stays signed in, unless a commit has carried it out or a part of it | carried out; changes after it begin a new session |
     /// | `sign_in`, `confirm_authentication` | stays | stored, with all changes before it |
     /// | activity | recorded by the first read and by a commit | not recorded |
     ///
@@ -106,12 +105,7 @@ impl Session {
     /// methods](Self#errors-of-all-methods).
     pub fn ignore(&self) -> Result<()> {
         let mut state = self.lock_unclosed("ignore the session")?;
-        state.is_ignored = true;
-        // A use by a read is recorded already, one by a change is not.
-        if let LoadState::Unread = state.load_state {
-            state.touch = None;
-        }
-        state.ending.sign_out = SignOut::NotRequested;
+        state.ignore();
         Ok(())
     }
 

@@ -199,6 +199,18 @@ impl State {
         }
     }
 
+    /// Discards what the request has changed or will change, but nothing that is already done.
+    fn ignore(&mut self) {
+        self.is_ignored = true;
+        // The first read has handed its touch over. That of a change is still here, and is dropped.
+        if let LoadState::Unread = self.load_state {
+            self.touch = None;
+        }
+        if self.ending.sign_out == SignOut::Requested {
+            self.ending.sign_out = SignOut::NotRequested;
+        }
+    }
+
     /// Continues without a session, because the request ends its own or has ended it.
     fn continue_after_own_end(&mut self, sign_out: SignOut) {
         self.set_load_state(LoadState::Absent(Absence::default()));
@@ -231,10 +243,10 @@ impl Debug for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().ignore_poison();
-        let has_unstored =
-            !state.is_ignored && (!state.changes.is_empty() || !state.ending.to_destroy.is_empty());
+        let has_unstored = !state.is_ignored && !state.changes.is_empty();
+        let loses_sign_out = state.ending.is_unfinished();
         if !state.is_closed
-            && (has_unstored || state.load_state.issued().is_some())
+            && (has_unstored || loses_sign_out || state.load_state.issued().is_some())
             // In a fork, this is the copy of a session that the parent may still close.
             && self.context.process.is_current()
         {
