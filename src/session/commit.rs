@@ -141,19 +141,22 @@ impl Session {
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
-        // Not for a renewal: a request that looks for the replaced id learns of the replacement
-        // from the store, which remembers the id, and need not wait for this call.
-        let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
-        let _in_flight = may_end.then(|| retired_ids.begin());
-        let answer = self.blocking.run(|| store.commit(commit))?;
-        retired_ids.add(answer.retired_ids());
-        match &answer {
-            // A replaced id of the session, if it is not the current one.
-            CommitAnswer::Ended(_) => retired_ids.add([commit.id_hash]),
-            CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
-            _ => {}
+        let call = || self.blocking.run(|| store.commit(commit));
+        let note = |answer: &CommitAnswer| {
+            retired_ids.add(answer.retired_ids());
+            match answer {
+                // The commit may have named the session by a replaced id: that is retired too.
+                CommitAnswer::Ended(_) => retired_ids.add([commit.id_hash]),
+                CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
+                _ => {}
+            }
+        };
+        match commit.action {
+            Action::SignIn { .. } | Action::End => retired_ids.during(call, note),
+            // A request that looks for the id that a renewal replaces learns of that from the
+            // store, which remembers the id, and need not wait for this call.
+            Action::Create(_) | Action::Merge | Action::Renew { .. } => call().inspect(note),
         }
-        Ok(answer)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile. Loads
