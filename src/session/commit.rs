@@ -18,7 +18,7 @@ use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
-use crate::session::{READ, Session, State};
+use crate::session::{Session, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,11 +113,11 @@ impl Session {
     /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        match self.lock_for_use(READ) {
-            Ok(state) => !state.is_closed && !state.changes.is_empty(),
-            // Inside the closure of an update.
-            Err(error) => error.kind() == ErrorKind::Invalid,
+        if self.running_update.is_on_this_thread() {
+            return true;
         }
+        let state = self.lock();
+        !state.is_closed && !state.changes.is_empty()
     }
 
     /// Returns whether the close would store changes of this request, if it completes.
