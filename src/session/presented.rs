@@ -148,18 +148,12 @@ impl Session {
         issued: Option<&SessionId>,
         id_hash: &SessionIdHash,
     ) -> Option<SessionId> {
-        let presented = self.presented.ids.iter().map(|presented| &presented.id);
-        let mut ids = issued.into_iter().chain(presented);
-        ids.find(|id| id.hash(self.realm_tag()) == *id_hash).cloned()
+        let issued = issued.filter(|id| id.hash(self.realm_tag()) == *id_hash);
+        issued.or_else(|| Some(&self.find_presented(id_hash)?.id)).cloned()
     }
 
-    /// Returns whether the id of this hash was presented in such a way.
-    pub(super) fn is_presented(
-        &self,
-        id_hash: &SessionIdHash,
-        in_way: impl Fn(&PresentedId) -> bool,
-    ) -> bool {
-        let mut presented = self.presented.ids.iter();
-        presented.any(|it| in_way(it) && it.id.hash(self.realm_tag()) == *id_hash)
+    /// Returns the presented id of this hash.
+    pub(super) fn find_presented(&self, id_hash: &SessionIdHash) -> Option<&PresentedId> {
+        self.presented.ids.iter().find(|it| it.id.hash(self.realm_tag()) == *id_hash)
     }
 }

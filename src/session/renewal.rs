@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::id::SessionIdHash;
 use crate::record::Record;
 use crate::session::load::LoadState;
+use crate::session::presented::PresentedId;
 use crate::session::{Session, State};
 use crate::settings::IdCarrier;
 
@@ -24,7 +25,7 @@ const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 /// A renewal of the session's id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Renewal {
-    /// How long the old id stays valid.
+    /// How long the old id stays valid; `None` for no grace.
     pub(super) grace: Option<Duration>,
 }
 
@@ -66,15 +67,18 @@ impl Session {
         let is_requested =
             state.changes.renew && self.find_id(state.load_state.issued(), id_hash).is_some();
         let grace = self.context.settings.renewal_grace;
-        let has_former_cookie = || self.is_presented(id_hash, |it| it.by_former_cookie);
-        (is_requested || has_former_cookie()).then_some(Renewal { grace })
+        let has_former_cookie = self.find_presented(id_hash).is_some_and(|it| it.by_former_cookie);
+        (is_requested || has_former_cookie).then_some(Renewal { grace })
     }
 
-    /// Renews an id by its age: because of the setting, or because its cookie may expire in the
-    /// browser before the session ends. Also an id whose cookie was sealed with an old key, and one
-    /// that such a renewal has replaced, if its client has lost the response. Overlapping requests
-    /// still present the old id, so it has a grace, even if the manager gives none to renewals by
-    /// the handler.
+    /// Renews the id for one of these reasons:
+    /// - its age, because of the setting, or because the cookie may expire in the browser before
+    ///   the session ends;
+    /// - its cookie is sealed with an old key;
+    /// - a renewal has replaced the presented id, and the client has lost the response.
+    ///
+    /// Overlapping requests still present the old id, so it has a grace, even if the manager gives
+    /// none to renewals by the handler.
     pub(super) fn renew_if_due(&self, state: &mut State) {
         let Some(touch) = state.touch.filter(|_| !state.is_ignored) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
@@ -85,9 +89,10 @@ impl Session {
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
         let renewal_grace = settings.renewal_grace.unwrap_or_default();
         let opened_at = self.opened_at_or(touch.seen);
+        let has_old_key = |it: &PresentedId| it.sealed_with_old_key && !it.by_former_cookie;
         let is_due = max_ages.into_iter().flatten().any(|age| is_old(record, age, touch.seen))
             || has_lost_id(session, found_by, renewal_grace, opened_at)
-            || self.is_presented(id_hash, |it| it.sealed_with_old_key && !it.by_former_cookie);
+            || self.find_presented(id_hash).is_some_and(has_old_key);
         if !is_due {
             return;
         }
@@ -114,8 +119,8 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
 }
 
 /// Returns whether a request presents an old id within its grace because its client has lost the
-/// response with the new one. It has not if the request was opened soon after the last change of
-/// the id: within [`ReplacedId::OVERLAPS_FOR`] the response may still arrive, and within
+/// response with the new one. The client counts as having lost it only some time after the last
+/// change of the id: within [`ReplacedId::OVERLAPS_FOR`] the response may still arrive, and within
 /// `renewal_grace` a handler may have replaced the id because a thief has it.
 fn has_lost_id(
     session: &LiveSession,
