@@ -162,12 +162,11 @@ struct State {
     is_closed: bool,
     response: ResponseFacts,
     /// The time of the first use of the session. `None` before that, in a prefetch, and after an
-    /// `ignore` before the first read. The loaded record stays without the touch, because a store
-    /// can compare that record with the stored one.
+    /// `ignore` before the first read.
     touch: Option<Touch>,
 }
 
-/// What the response must say beside the id. A fact is never reset.
+/// What the response must say beside the id. Set once, never cleared.
 #[derive(Debug, Default)]
 struct ResponseFacts {
     /// The response depends on the session.
@@ -209,6 +208,11 @@ impl State {
         if self.ending.sign_out == SignOut::Requested {
             self.ending.sign_out = SignOut::NotRequested;
         }
+    }
+
+    /// Requests a new id, unless this request has issued one already.
+    fn request_renewal(&mut self) {
+        self.changes.renew = self.load_state.issued().is_none();
     }
 
     /// Continues without a session, because the request ends its own or has ended it.

@@ -52,7 +52,7 @@ impl Session {
     /// do](Self#errors-of-all-methods).
     pub fn renew(&self) -> Result<()> {
         let mut state = self.lock_for_change("renew the session")?;
-        state.changes.renew = state.load_state.issued().is_none();
+        state.request_renewal();
         Ok(())
     }
 
