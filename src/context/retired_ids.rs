@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::clock::MAX_REQUEST_TIME;
 use crate::context::recent_ids::RecentIds;
+use crate::error::Result;
 use crate::id::SessionIdHash;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
@@ -23,9 +24,8 @@ pub(crate) struct RetiredIds {
     changed: Condvar,
 }
 
-/// A guard: a call that retires ids is in flight until this is dropped. Which ids it retires is
-/// known only after the store has returned.
-pub(crate) struct CallInFlight<'r> {
+/// A guard: a call that retires ids is in flight until this is dropped.
+struct CallInFlight<'r> {
     retired_ids: &'r RetiredIds,
     began_at: RetiredTick,
 }
@@ -80,10 +80,20 @@ impl RetiredIds {
         RetiredTick(self.ticks.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Marks a call that retires ids as in flight until the guard is dropped. Drop the guard after
-    /// the ids of the call are added, and before an event is raised: a listener's own write can
-    /// [wait](Self::retired_since_blocking) for the call.
-    pub(crate) fn begin(&self) -> CallInFlight<'_> {
+    /// Makes a call that retires ids. Which ones is known only after the store has returned, when
+    /// `add` adds them; until then the call counts as in flight. Raise the events of the call
+    /// afterwards: a listener's own write [waits](Self::retired_since_blocking) for calls in
+    /// flight.
+    pub(crate) fn during<T>(
+        &self,
+        call: impl FnOnce() -> Result<T>,
+        add: impl FnOnce(&T),
+    ) -> Result<T> {
+        let _in_flight = self.begin();
+        call().inspect(add)
+    }
+
+    fn begin(&self) -> CallInFlight<'_> {
         let mut memory = self.lock();
         let began_at = self.tick();
         memory.calls_in_flight.insert(began_at);

@@ -17,6 +17,9 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// The beginning of the names that only this crate uses.
+pub(crate) const RESERVED_PREFIX: &str = "cloakroom.";
+
 /// The name of the flash messages, which have a separate size limit.
 pub(crate) const FLASHES: &str = "cloakroom.flash";
 

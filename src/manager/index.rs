@@ -1,7 +1,7 @@
 //! The calls of a manager that list, count and revoke sessions.
 //!
-//! Uses the store's [`SessionIndex`]. Applications call these; revocations are recorded for
-//! overlapping requests.
+//! Uses the store's [`SessionIndex`]. Applications call these. A revocation adds the ids of the
+//! sessions to the retired ids, so that changes of overlapping requests begin no new ones.
 
 use std::num::NonZeroUsize;
 
@@ -315,11 +315,10 @@ impl SessionManager {
     pub fn revoke_everyone(&self, current: Option<&Session>) -> Result<u64> {
         let index = self.index("revoke everyone")?;
         let by = user_of(current)?;
-        let revoke = || index.revoke_everyone(Some(self.realm()), self.context.now());
-        let in_flight = self.context.retired_ids.begin();
-        let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.add_everyone();
-        drop(in_flight);
+        let retired_ids = &self.context.retired_ids;
+        let call = || index.revoke_everyone(Some(self.realm()), self.context.now());
+        let revoke = || self.blocking.run(call);
+        let ended = retired_ids.during(revoke, |_| retired_ids.add_everyone())?;
         if let Some(current) = current {
             current.apply_own_revocation(|live| live.record.realm == *self.realm());
         }
@@ -336,12 +335,10 @@ impl SessionManager {
         let index = self.index("revoke sessions")?;
         let by = user_of(current)?;
         let filter = SessionFilter::InRealm(self.realm(), filter);
-        let revoke = || index.revoke(&filter, except, self.context.now());
-        // Changes of overlapping requests are then discarded, instead of beginning new sessions.
-        let in_flight = self.context.retired_ids.begin();
-        let ended = self.blocking.run(revoke)?;
-        self.context.retired_ids.add(ended.iter().map(|ended| ended.id_hash));
-        drop(in_flight);
+        let retired_ids = &self.context.retired_ids;
+        let revoke = || self.blocking.run(|| index.revoke(&filter, except, self.context.now()));
+        let ended = retired_ids
+            .during(revoke, |ended| retired_ids.add(ended.iter().map(|it| it.id_hash)))?;
         if let Some(current) = current {
             let is_own = |live: &LiveSession| ended.iter().any(|it| it.id_hash == live.id_hash);
             current.apply_own_revocation(is_own);

@@ -13,7 +13,8 @@ use crate::session::{Session, State};
 /// A request without a session.
 #[derive(Debug, Default)]
 pub(super) struct Absence {
-    /// Whether an id of the request was retired since the request was opened.
+    /// Whether an id of the request was retired since the request was opened. The load asks,
+    /// because a call that begins later, such as this request's own, has not ended the session.
     pub(super) retired: RetiredSinceOpen,
     /// The replaced id of the request, if the store remembers one.
     pub(super) replaced_id: Option<UsedReplacedId>,
@@ -50,22 +51,17 @@ impl Session {
     /// | the request | changed values | only a renewal |
     /// |---|---|---|
     /// | has discarded changes before | discarded | no effect |
-    /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | overlaps the replacement of its id | discarded | no effect |
-    /// | presents an id that is retired by a call that was in flight | discarded | discarded |
+    /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | any other | create a session | no effect |
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
         let overlaps = absence.replaced_id.as_ref().is_some_and(|replaced| replaced.overlaps);
-        let discards = if absence.has_discarded {
-            has_values
-        } else if absence.retired == RetiredSinceOpen::Yes {
-            true
-        } else if overlaps {
+        let discards = if absence.has_discarded || overlaps {
             has_values
         } else {
-            absence.retired == RetiredSinceOpen::InDoubt && self.was_retired_in_flight()?
+            self.presents_retired_id(absence)?
         };
         if discards {
             self.discard_changes(state, None);
@@ -75,9 +71,12 @@ impl Session {
         Ok(())
     }
 
-    /// Returns whether a call that was in flight when the load found no session has retired a
-    /// presented id.
-    fn was_retired_in_flight(&self) -> Result<bool> {
+    /// Returns whether a presented id was retired since the request was opened. If the load was in
+    /// doubt, waits for the calls that were in flight.
+    fn presents_retired_id(&self, absence: &Absence) -> Result<bool> {
+        if absence.retired != RetiredSinceOpen::InDoubt {
+            return Ok(absence.retired == RetiredSinceOpen::Yes);
+        }
         self.context.process.check()?;
         let retired_ids = &self.context.retired_ids;
         let is_retired = |id_hash| retired_ids.retired_since_blocking(&id_hash, self.opened_tick);

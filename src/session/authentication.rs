@@ -185,7 +185,7 @@ impl Session {
         }
         let now = self.context.now();
         state.changes.edit(|delta| delta.confirm_authentication(now, level));
-        state.changes.renew = state.load_state.issued().is_none();
+        state.request_renewal();
         self.commit_all(&mut state)
     }
 

@@ -16,10 +16,9 @@ use crate::id::{SessionId, SessionIdHash, UserKey};
 use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::csrf_secret::Secret;
-use crate::session::ending::SignOut;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
-use crate::session::{READ, Session, State};
+use crate::session::{Session, State};
 
 /// The result of [`Session::commit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +87,7 @@ impl Session {
     /// | | before `ignore` | after `ignore` |
     /// |---|---|---|
     /// | changes of values, messages or the idle limit; [`renew`](Self::renew); a session that a [CSRF token](Self::csrf_token) begins | discarded | discarded |
-    /// | [`destroy`](Self::destroy) | cancelled: the user stays signed in | carried out; changes after it begin a new session |
+    /// | [`destroy`](Self::destroy) | cancelled, so the user stays signed in, unless a commit has carried it out or a part of it | carried out; changes after it begin a new session |
     /// | `sign_in`, `confirm_authentication` | stays | stored, with all changes before it |
     /// | activity | recorded by the first read and by a commit | not recorded |
     ///
@@ -106,12 +105,7 @@ impl Session {
     /// methods](Self#errors-of-all-methods).
     pub fn ignore(&self) -> Result<()> {
         let mut state = self.lock_unclosed("ignore the session")?;
-        state.is_ignored = true;
-        // A use by a read is recorded already, one by a change is not.
-        if let LoadState::Unread = state.load_state {
-            state.touch = None;
-        }
-        state.ending.sign_out = SignOut::NotRequested;
+        state.ignore();
         Ok(())
     }
 
@@ -119,11 +113,11 @@ impl Session {
     /// is already stored counts as a change. Inside the closure of an update the result is true.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        match self.lock_for_use(READ) {
-            Ok(state) => !state.is_closed && !state.changes.is_empty(),
-            // Inside the closure of an update.
-            Err(error) => error.kind() == ErrorKind::Invalid,
+        if self.running_update.is_on_this_thread() {
+            return true;
         }
+        let state = self.lock();
+        !state.is_closed && !state.changes.is_empty()
     }
 
     /// Returns whether the close would store changes of this request, if it completes.
@@ -147,19 +141,22 @@ impl Session {
     pub(super) fn call_store(&self, commit: &Commit) -> Result<CommitAnswer> {
         let store = self.context.store()?;
         let retired_ids = &self.context.retired_ids;
-        // Not for a renewal: a request that looks for the replaced id learns of the replacement
-        // from the store, which remembers the id, and need not wait for this call.
-        let may_end = matches!(commit.action, Action::SignIn { .. } | Action::End);
-        let _in_flight = may_end.then(|| retired_ids.begin());
-        let answer = self.blocking.run(|| store.commit(commit))?;
-        retired_ids.add(answer.retired_ids());
-        match &answer {
-            // A replaced id of the session, if it is not the current one.
-            CommitAnswer::Ended(_) => retired_ids.add([commit.id_hash]),
-            CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
-            _ => {}
+        let call = || self.blocking.run(|| store.commit(commit));
+        let note = |answer: &CommitAnswer| {
+            retired_ids.add(answer.retired_ids());
+            match answer {
+                // The commit may have named the session by a replaced id: that is retired too.
+                CommitAnswer::Ended(_) => retired_ids.add([commit.id_hash]),
+                CommitAnswer::Done { evicted, .. } => self.context.count_evictions(evicted.len()),
+                _ => {}
+            }
+        };
+        match commit.action {
+            Action::SignIn { .. } | Action::End => retired_ids.during(call, note),
+            // A request that looks for the id that a renewal replaces learns of that from the
+            // store, which remembers the id, and need not wait for this call.
+            Action::Create(_) | Action::Merge | Action::Renew { .. } => call().inspect(note),
         }
-        Ok(answer)
     }
 
     /// Stores the changes, or discards them if the session ended or was renewed meanwhile. Loads

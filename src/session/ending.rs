@@ -17,8 +17,8 @@ use crate::session::absence::UsedReplacedId;
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     /// Sessions that the handler destroyed; they end with the next commit or the request if
-    /// `sign_out` is set. `ignore` resets that and keeps the list, because a further `destroy` must
-    /// also end a session that this request has begun, whose id it does not present.
+    /// `sign_out` is set. An `ignore` that resets it keeps the list, because a further `destroy`
+    /// must also end a session that this request has begun, whose id it does not present.
     pub(super) to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
@@ -31,9 +31,19 @@ pub(super) struct Ending {
 pub(super) enum SignOut {
     #[default]
     NotRequested,
+    /// The next commit carries it out, unless an `ignore` cancels it.
     Requested,
-    /// A session has ended.
+    /// A commit has carried it out, and has found no session to end.
+    NothingToEnd,
+    /// A session has ended; others of the list may still have to.
     Done,
+}
+
+impl Ending {
+    /// Returns whether a `destroy` of the handler is not carried out yet.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.sign_out != SignOut::NotRequested && !self.to_destroy.is_empty()
+    }
 }
 
 impl Session {
@@ -53,11 +63,11 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// An [`ignore`](Self::ignore) after this call cancels it; an `ignore` before it does not. A
-    /// failing or panicking handler does not cancel it either. `destroy` also ends the session of
-    /// an id that another request has replaced by a renewal or a sign-in, until ten minutes after
-    /// the replacement or the end of its grace. The response removes the cookie even if the id
-    /// found no session.
+    /// An [`ignore`](Self::ignore) after this call cancels it, unless a commit has carried it out
+    /// or a part of it; an `ignore` before it does not. A failing or panicking handler does not
+    /// cancel it either. `destroy` also ends the session of an id that another request has replaced
+    /// by a renewal or a sign-in, until ten minutes after the replacement or the end of its grace.
+    /// The response removes the cookie even if the id found no session.
     ///
     /// # Errors
     /// Reads and stores nothing now, so it fails only [as all methods
@@ -100,6 +110,7 @@ impl Session {
             }
             ending.to_destroy.pop();
         }
+        ending.sign_out = ending.sign_out.max(SignOut::NothingToEnd);
         Ok(())
     }
 

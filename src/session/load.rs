@@ -30,6 +30,7 @@ pub(super) enum LoadState {
     #[default]
     Unread,
     Live {
+        /// Without the touch of this request: a store can compare the record with the stored one.
         session: Arc<LiveSession>,
         /// The hash of the id that has found the session: the current one, or one in its grace.
         found_by: SessionIdHash,

@@ -163,12 +163,11 @@ struct State {
     is_closed: bool,
     response: ResponseFacts,
     /// The time of the first use of the session. `None` before that, in a prefetch, and after an
-    /// `ignore` before the first read. The loaded record stays without the touch, because a store
-    /// can compare that record with the stored one.
+    /// `ignore` before the first read.
     touch: Option<Touch>,
 }
 
-/// What the response must say beside the id. A fact is never reset.
+/// What the response must say beside the id. Set once, never cleared.
 #[derive(Debug, Default)]
 struct ResponseFacts {
     /// The response depends on the session.
@@ -198,6 +197,23 @@ impl State {
         if let LoadState::Live { session, .. } = &mut self.load_state {
             *session = Arc::new(stored);
         }
+    }
+
+    /// Discards what the request has changed or will change, but nothing that is already done.
+    fn ignore(&mut self) {
+        self.is_ignored = true;
+        // The first read has handed its touch over. That of a change is still here, and is dropped.
+        if let LoadState::Unread = self.load_state {
+            self.touch = None;
+        }
+        if self.ending.sign_out == SignOut::Requested {
+            self.ending.sign_out = SignOut::NotRequested;
+        }
+    }
+
+    /// Requests a new id, unless this request has issued one already.
+    fn request_renewal(&mut self) {
+        self.changes.renew = self.load_state.issued().is_none();
     }
 
     /// Continues without a session, because the request ends its own or has ended it.
@@ -232,10 +248,10 @@ impl Debug for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().ignore_poison();
-        let has_unstored =
-            !state.is_ignored && (!state.changes.is_empty() || !state.ending.to_destroy.is_empty());
+        let has_unstored = !state.is_ignored && !state.changes.is_empty();
+        let loses_sign_out = state.ending.is_unfinished();
         if !state.is_closed
-            && (has_unstored || state.load_state.issued().is_some())
+            && (has_unstored || loses_sign_out || state.load_state.issued().is_some())
             // In a fork, this is the copy of a session that the parent may still close.
             && self.context.process.is_current()
         {

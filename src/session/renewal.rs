@@ -23,7 +23,7 @@ const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 /// A renewal of the session's id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Renewal {
-    /// How long the old id stays valid.
+    /// How long the old id stays valid; `None` for no grace.
     pub(super) grace: Option<Duration>,
 }
 
@@ -54,7 +54,7 @@ impl Session {
     /// do](Self#errors-of-all-methods).
     pub fn renew(&self) -> Result<()> {
         let mut state = self.lock_for_change("renew the session")?;
-        state.changes.renew = state.load_state.issued().is_none();
+        state.request_renewal();
         Ok(())
     }
 
@@ -72,9 +72,10 @@ impl Session {
         (is_requested || self.has_former_cookie(id_hash)).then_some(Renewal { grace })
     }
 
-    /// Renews an id by its age: because of the setting, or because its cookie may expire in the
-    /// browser before the session ends. Overlapping requests still present the old id, so it has a
-    /// grace, even if the manager gives none to renewals by the handler.
+    /// Renews the id by its age: if it has reached the age of the setting, if its cookie may expire
+    /// in the browser before the session ends, or if such a renewal has replaced the presented id
+    /// and the client has lost the response. Overlapping requests still present the old id, so it
+    /// has a grace, even if the manager gives none to renewals by the handler.
     pub(super) fn renew_old_id(&self, state: &mut State) {
         let Some(touch) = state.touch.filter(|_| !state.is_ignored) else { return };
         let LoadState::Live { session, found_by, .. } = &state.load_state else { return };
@@ -114,8 +115,8 @@ fn is_old(record: &Record, max_age: Duration, now: Timestamp) -> bool {
 }
 
 /// Returns whether a request presents an old id within its grace because its client has lost the
-/// response with the new one. It has not if the request was opened soon after the last change of
-/// the id: within [`ReplacedId::OVERLAPS_FOR`] the response may still arrive, and within
+/// response with the new one. The client counts as having lost it only some time after the last
+/// change of the id: within [`ReplacedId::OVERLAPS_FOR`] the response may still arrive, and within
 /// `renewal_grace` a handler may have replaced the id because a thief has it.
 fn has_lost_id(
     session: &LiveSession,

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::data::Value;
+use crate::data::{RESERVED_PREFIX, Value};
 use crate::delta::{Change, Delta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -90,7 +90,7 @@ impl Session {
         let mut data = self.ensure_loaded(&mut state)?.data().cloned().unwrap_or_default();
         state.changes.delta().apply_data(&mut data);
         let names = data.iter().map(|(name, _)| name);
-        Ok(names.filter(|name| !name.starts_with("cloakroom.")).map(str::to_owned).collect())
+        Ok(names.filter(|name| !name.starts_with(RESERVED_PREFIX)).map(str::to_owned).collect())
     }
 
     /// Sets the value of `name`, for a value that does not depend on the old one; otherwise use
@@ -430,8 +430,8 @@ fn encode(
 
 /// Refuses the names of this crate, because a value of another type there would fail later.
 fn check_name(name: &str, operation: &'static str) -> Result<()> {
-    if name.starts_with("cloakroom.") {
-        let why = "names that begin with `cloakroom.` are reserved";
+    if name.starts_with(RESERVED_PREFIX) {
+        let why = format!("names that begin with `{RESERVED_PREFIX}` are reserved");
         return Err(Error::with_source(ErrorKind::Invalid, operation, why));
     }
     Ok(())

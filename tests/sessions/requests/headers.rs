@@ -3,11 +3,11 @@
 use cloakroom::adapter::{Adapter, Outcome, ResponseHeaders};
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{ErrorKind, Session};
+use cloakroom::{CommitOutcome, ErrorKind, Session};
 
 use crate::common::app::{
-    Browser, REMOVAL, assert_new_id, complete, defaults, on_both_stores, set_cookie, set_cookies,
-    sign_in, user_of,
+    App, Browser, REMOVAL, assert_new_id, complete, defaults, on_both_stores, set_cookie,
+    set_cookies, sign_in, user, user_of,
 };
 use crate::common::faulty::Call;
 
@@ -46,6 +46,64 @@ fn neither_header_is_sent_unless_it_is_asked_for() {
         );
         let headers = browser.request(&app.sessions, |session| session.destroy().unwrap());
         assert!(!clears(&headers) && !not_stored(&headers));
+    });
+}
+
+#[test]
+fn an_ignore_after_the_end_of_the_session_keeps_the_sign_out() {
+    type End = fn(&App, &Session);
+    let endings: [End; 3] = [
+        |_, session| {
+            session.destroy().unwrap();
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+        },
+        |app, session| {
+            let ended = app.sessions.revoke_for_user(&user("ada"), Some(session));
+            assert_eq!(ended.unwrap(), 1);
+        },
+        |app, session| assert_eq!(app.sessions.sign_out_everywhere(session).unwrap(), 1),
+    ];
+    on_both_stores(asked_for, |app| {
+        for end in endings {
+            let mut browser = app.signed_in("ada");
+            let headers = browser.request(&app.sessions, |session| {
+                end(&app, session);
+                session.ignore().unwrap();
+            });
+            assert_eq!(set_cookies(&headers), [OVERWRITE, REMOVAL]);
+            assert!(clears(&headers));
+        }
+        // A commit has carried out this sign-out too, although there was nothing to end.
+        let old = app.visitor(1);
+        old.clone().request(&app.sessions, |session| session.destroy().unwrap());
+        let headers = old.clone().request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+            session.ignore().unwrap();
+        });
+        assert_eq!(set_cookies(&headers), [OVERWRITE, REMOVAL]);
+        assert!(!clears(&headers));
+    });
+}
+
+#[test]
+fn an_ignore_does_not_cancel_a_destroy_that_is_partly_done() {
+    on_both_stores(asked_for, |app| {
+        let visitors = [app.visitor(1), app.visitor(2)];
+        let cookies = visitors.each_ref().map(|visitor| visitor.cookie.clone().unwrap());
+        let mut browser = Browser::with(cookies.join("; "));
+        let headers = browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            // The first of two calls succeeds.
+            app.store.hold(Call::Commit).open();
+            app.store.fail(Call::Commit, 1, ErrorKind::Unavailable);
+            assert_eq!(session.commit().unwrap_err().kind(), ErrorKind::Unavailable);
+            assert_eq!(app.rows(), 1);
+            session.ignore().unwrap();
+        });
+        assert_eq!(set_cookies(&headers), [OVERWRITE, REMOVAL]);
+        assert!(clears(&headers));
+        assert_eq!(app.rows(), 0);
     });
 }
 
