@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
@@ -341,7 +341,13 @@ impl Store for MemoryStore {
     }
 
     fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        self.load(id_hash, now).ok()
+        let sessions = match self.sessions.try_read() {
+            Ok(sessions) => sessions,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A commit that evicts sessions holds the lock while it reads all of them.
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(sessions.find(id_hash, now).into())
     }
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
@@ -505,6 +511,17 @@ mod tests {
         let later = now + std::time::Duration::from_secs(86_400 * 30);
         assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
         create(&store, second, now).unwrap();
+    }
+
+    #[test]
+    fn a_load_that_must_not_wait_gives_way_to_a_writer() {
+        let store = MemoryStore::new();
+        let now = Timestamp::from_millis(0);
+        sign_in(&store, id_hash(1), now).unwrap();
+        let writer = store.write();
+        assert!(store.try_load(&id_hash(1), now).is_none());
+        drop(writer);
+        assert!(matches!(store.try_load(&id_hash(1), now), Some(Loaded::Live(_))));
     }
 
     #[test]
