@@ -145,6 +145,13 @@ impl ErrorKind {
             _ => 500,
         }
     }
+
+    /// Returns whether an error of this kind in a call for several sessions may concern one of them
+    /// alone, such as a damaged row or one that a trigger protects. The others can then succeed.
+    pub(crate) fn may_concern_one_session(self) -> bool {
+        use ErrorKind::{Conflict, Corrupt, TooLarge, Undecodable, Unexpected};
+        matches!(self, Conflict | Corrupt | TooLarge | Undecodable | Unexpected)
+    }
 }
 
 impl fmt::Display for ErrorKind {

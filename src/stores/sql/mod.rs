@@ -54,23 +54,31 @@ pub(super) fn created_counts(periods: &[Timestamp], now: Timestamp) -> String {
     bounds.map(column).collect()
 }
 
-/// Writes a batch of touches by `write`, a transaction. An error of one row, such as that of a
-/// trigger, undoes it all; then each touch is written alone.
+/// Writes a batch of touches by `write`, a transaction. An error that may concern one row, such as
+/// that of a trigger, undoes it all; then each touch is written alone, until the store itself
+/// fails.
 pub(super) fn touch(
     batch: &[(SessionIdHash, Touch)],
-    write: impl Fn(&[(SessionIdHash, Touch)]) -> Result<(), TouchError>,
+    write: impl Fn(&[(SessionIdHash, Touch)]) -> Result<()>,
 ) -> Result<(), TouchError> {
     if batch.is_empty() {
         return Ok(());
     }
     match write(batch) {
-        Err(TouchError::Store(error))
-            if error.kind() == ErrorKind::Unexpected && batch.len() > 1 =>
-        {
-            TouchError::write_each(batch, |touch| Ok(write(slice::from_ref(touch))?))
-        }
-        written => written,
+        Err(error) if error.kind().may_concern_one_session() => {}
+        written => return Ok(written?),
     }
+    let mut failed = Vec::new();
+    let mut rest = batch.iter();
+    while let Some(one) = rest.next() {
+        let Err(error) = write(slice::from_ref(one)) else { continue };
+        failed.push((*one, error.clone()));
+        if !error.kind().may_concern_one_session() {
+            failed.extend(rest.map(|touch| (*touch, error.clone())));
+            break;
+        }
+    }
+    TouchError::check(failed)
 }
 
 /// Fails with [`ErrorKind::Invalid`] unless `name` is safe inside double quotes and has at most
@@ -113,4 +121,37 @@ pub(super) fn page_params(page: Page) -> [i64; 2] {
 pub(super) fn identity(hex: &str) -> Result<StoreIdentity> {
     let number = u128::from_str_radix(hex, 16).map_err(|_| malformed("identity"))?;
     Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn writing_each_touch_stops_at_an_error_of_the_store() {
+        let touch = |n: u8| {
+            let seen = Timestamp::from_millis(0) + Duration::from_secs(n.into());
+            (SessionIdHash::from_bytes([n; 32]), Touch::at(seen))
+        };
+        let batch = [0, 1, 2, 3, 4].map(touch);
+        let calls = Cell::new(0);
+        let written = super::touch(&batch, |part| {
+            let error = |kind| Err(Error::new(kind, "record activity"));
+            let [one] = part else { return error(ErrorKind::Corrupt) };
+            calls.set(calls.get() + 1);
+            match batch.iter().position(|touch| touch == one) {
+                Some(1) => error(ErrorKind::Unexpected),
+                Some(3) => error(ErrorKind::Busy),
+                _ => Ok(()),
+            }
+        });
+        let Err(TouchError::Sessions(failed)) = written else { panic!("{written:?}") };
+        let failed: Vec<_> = failed.iter().map(|(touch, error)| (*touch, error.kind())).collect();
+        let kinds = [(1, ErrorKind::Unexpected), (3, ErrorKind::Busy), (4, ErrorKind::Busy)];
+        assert_eq!(failed, kinds.map(|(n, kind)| (batch[n], kind)));
+        assert_eq!(calls.get(), 4, "the last one is not tried");
+    }
 }

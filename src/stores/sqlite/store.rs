@@ -97,23 +97,12 @@ impl SqliteInner {
         }
     }
 
-    /// Writes touches in one transaction, except those that an error of their row, such as damage
-    /// or a trigger, prevents.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    /// Writes touches in one transaction.
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let batch = batch.to_vec();
-        let failed = self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
-            let mut failed = Vec::new();
-            for (id_hash, touch) in batch {
-                match tx.touch(id_hash, touch, now) {
-                    Err(error) if concerns_one_row(&error) && tx.is_open() => {
-                        failed.push(((id_hash, touch), error))
-                    }
-                    touched => touched?,
-                }
-            }
-            Ok(failed)
-        })?;
-        TouchError::check(failed)
+        self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
+            batch.iter().try_for_each(|(id_hash, touch)| tx.touch(*id_hash, *touch, now))
+        })
     }
 
     /// Raises an event if rows of other tables keep another number of expired sessions than at the
@@ -225,10 +214,6 @@ impl SqliteStore {
         };
         open().during(OPERATION)
     }
-}
-
-fn concerns_one_row(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
 }
 
 impl Store for SqliteStore {
