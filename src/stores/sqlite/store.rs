@@ -28,7 +28,7 @@ use crate::stores::sqlite::references;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
-use crate::stores::sqlite::write::{JobKind, Writer};
+use crate::stores::sqlite::write::{WriteTx, Writer};
 use crate::sync::monotonic_now;
 
 /// Sessions in a SQLite database. A clone refers to the same store.
@@ -100,7 +100,7 @@ impl SqliteInner {
     /// Writes touches in one transaction.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let batch = batch.to_vec();
-        self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
+        self.writer.write_unsynced("record activity", move |tx| {
             batch.iter().try_for_each(|(id_hash, touch)| tx.touch(*id_hash, *touch, now))
         })
     }
@@ -246,10 +246,14 @@ impl Store for SqliteStore {
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let commit = commit.clone();
-        let is_synced = commit.must_survive_power_cut();
-        let kind = if is_synced { JobKind::Synced } else { JobKind::Ordinary };
         let operation = commit.action.operation();
-        self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
+        let is_synced = commit.must_survive_power_cut();
+        let work = move |tx: &mut WriteTx<'_>| commit::apply(&commit, tx);
+        if is_synced {
+            self.0.writer.write(operation, work)
+        } else {
+            self.0.writer.write_unsynced(operation, work)
+        }
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
@@ -259,12 +263,11 @@ impl Store for SqliteStore {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = saturating_i64(limit.get());
-        let (removed, began, kept) =
-            self.0.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
-                // The transaction holds the write lock by now, and releases it by the commit.
-                let began = monotonic_now();
-                Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
-            })?;
+        let (removed, began, kept) = self.0.writer.write_unsynced(OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = monotonic_now();
+            Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
+        })?;
         self.0.report_kept(kept);
         Ok(RemovalReport::since(began, removed.len()).with_user_sessions(removed))
     }
