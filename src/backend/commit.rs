@@ -142,9 +142,8 @@ pub enum CommitAnswer {
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
     CanJoin {
-        /// The hash of the new id of the other sign-in, which its session still has.
-        to: SessionIdHash,
-        /// The salt from which, with the presented id, that new id was derived.
+        /// The salt of the other sign-in. From it, with the presented id, the new id was derived,
+        /// which the session still has.
         salt: JoinSalt,
     },
     /// No session can be read by the id; nothing was changed.
@@ -626,7 +625,7 @@ impl Commit {
                 session,
                 ..
             } if join_salt.is_some() && self.can_join(&replaced, &session, new_session) => {
-                return Ok(Decision::nothing(CommitAnswer::CanJoin { to: session.id_hash, salt }));
+                return Ok(Decision::nothing(CommitAnswer::CanJoin { salt }));
             }
             Found::Live { session, key } | Found::Replaced { session, key, .. } => (session, key),
         };

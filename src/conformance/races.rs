@@ -391,7 +391,7 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
         };
         let record = done(first.answer, "one of two concurrent sign-ins")?.record;
         ensure!(record.public_id == session.public_id(), "a sign-in began another session")?;
-        replaced_ids::joins(&later.answer, &first.to, &first.salt)?;
+        replaced_ids::joins(&later.answer, &first.salt)?;
         fixture.is_absent(&later.to, "two concurrent sign-ins both gave the session a new id")?;
         fixture.is_intact(&Sample { id_hash: first.to, record }, "two concurrent sign-ins")
     })

@@ -227,7 +227,7 @@ impl Session {
                 let load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
-            (CommitAnswer::CanJoin { salt, .. }, Some(id)) => {
+            (CommitAnswer::CanJoin { salt }, Some(id)) => {
                 let joined = id.derive(&salt);
                 self.join(plan, joined)
             }
