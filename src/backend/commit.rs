@@ -137,8 +137,9 @@ pub enum CommitAnswer {
     Ended(EndedSession),
     /// The session is not the [expected](Commit::expected) one; nothing was changed.
     RevisionMismatch(LiveSession),
-    /// The user has the maximum number of sessions; at most expired sessions were removed.
-    TooManySessions,
+    /// The user has the maximum number of sessions, and the sign-in is refused; at most expired
+    /// sessions were removed.
+    SignInRefused,
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
     CanJoin {
@@ -303,7 +304,7 @@ impl<K> Decision<K> {
     }
 
     /// Applies the [`user_maximum`](Self::user_maximum), if there is one: adds the sessions that
-    /// it ends, or makes [`CommitAnswer::TooManySessions`] the answer.
+    /// it ends, or makes [`CommitAnswer::SignInRefused`] the answer.
     ///
     /// `of_user` are the sessions of that user in that realm, sorted by the time of their
     /// sign-ins, the earliest first. Expired ones, which have
@@ -332,7 +333,7 @@ impl<K> Decision<K> {
             }
             None => {
                 self.ended.clear();
-                self.write = SessionWrite::Nothing(CommitAnswer::TooManySessions);
+                self.write = SessionWrite::Nothing(CommitAnswer::SignInRefused);
             }
         }
         self

@@ -421,7 +421,7 @@ pub(super) fn of_two_sign_ins_at_once_the_maximum_refuses_one(fixture: &Fixture)
     two_sign_ins(fixture, AtMaximum::Refuse, |(_, a), (_, b)| {
         let a = name_of(a);
         let b = name_of(b);
-        let one = [("Done", "TooManySessions"), ("TooManySessions", "Done")].contains(&(a, b));
+        let one = [("Done", "SignInRefused"), ("SignInRefused", "Done")].contains(&(a, b));
         ensure!(one, "two concurrent sign-ins under a maximum of 1 returned {a} and {b}")
     })
 }

@@ -231,7 +231,7 @@ impl Session {
                 let joined = id.derive(&salt);
                 self.join(plan, joined)
             }
-            (CommitAnswer::TooManySessions, _) => Ok(AttemptResult::Refused),
+            (CommitAnswer::SignInRefused, _) => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

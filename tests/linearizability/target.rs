@@ -285,7 +285,7 @@ impl Names {
                 ..
             }) => Answer::Replaced { id_hash: self.id_number(id_hash) },
             CommitAnswer::Unreadable(Unreadable::NotFound { .. }) => Answer::NotFound,
-            CommitAnswer::TooManySessions => Answer::Full,
+            CommitAnswer::SignInRefused => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }
     }

@@ -378,7 +378,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             CommitAnswer::Unreadable(_) | CommitAnswer::CanJoin { .. } => {
                 inner.invalidate_sessions([presented], now);
             }
-            CommitAnswer::TooManySessions => {}
+            CommitAnswer::SignInRefused => {}
         }
         Ok(answer)
     }

@@ -166,7 +166,7 @@ impl Trace {
                 format!("can join {}", self.id_hash(&to))
             }
             Ok(CommitAnswer::Unreadable(unreadable)) => self.unreadable(unreadable),
-            Ok(CommitAnswer::TooManySessions) => "too many sessions".into(),
+            Ok(CommitAnswer::SignInRefused) => "too many sessions".into(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => format!("{:?}", error.kind()),
         }
