@@ -289,11 +289,11 @@ impl SessionTable {
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
         // Events name them in the order in which they were created.
         rows.sort_by_key(|(_, row)| row.number);
-        let (live, expired) = split_live_and_expired(rows, now);
-        let live = to_ended_sessions(live);
-        let expired = to_ended_sessions(expired);
-        self.remove_all(&ids_of(&live));
-        self.remove_all(&ids_of(&expired));
+        let all: Vec<_> = rows.iter().map(|(id_hash, _)| **id_hash).collect();
+        rows.retain(|(_, row)| row.record.is_live(now));
+        let live = rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record));
+        let live = live.collect();
+        self.remove_all(&all);
         live
     }
 
@@ -329,10 +329,6 @@ fn split_live_and_expired(rows: Rows<'_>, now: Timestamp) -> (Rows<'_>, Rows<'_>
 
 fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
     ended.iter().map(|ended| ended.id_hash).collect()
-}
-
-fn to_ended_sessions(rows: Rows<'_>) -> Vec<EndedSession> {
-    rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
 }
 
 impl Store for MemoryStore {
