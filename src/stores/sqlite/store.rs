@@ -68,8 +68,9 @@ pub(super) struct SqliteInner {
     pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
-    /// The number of expired sessions that rows of other tables kept at the last sweep.
-    pub(super) kept_sessions: AtomicU64,
+    /// The number of expired sessions that rows of other tables referenced at the last sweep, which
+    /// keeps them.
+    pub(super) referenced_sessions: AtomicU64,
     /// Declared after the connections, so that they are closed before the wal-index file.
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// Declared last, so that all connections are closed before the file counts as unused.
@@ -105,10 +106,10 @@ impl SqliteInner {
         })
     }
 
-    /// Raises an event if rows of other tables keep another number of expired sessions than at the
-    /// last sweep.
-    fn report_kept(&self, sessions: u64) {
-        let reported = self.kept_sessions.swap(sessions, Ordering::Relaxed);
+    /// Raises an event if rows of other tables reference another number of expired sessions than at
+    /// the last sweep.
+    fn report_referenced(&self, sessions: u64) {
+        let reported = self.referenced_sessions.swap(sessions, Ordering::Relaxed);
         if sessions == reported || sessions == 0 {
             return;
         }
@@ -118,7 +119,7 @@ impl SqliteInner {
                 self.events.raise(&Event::EndedSessionsKept { sessions, tables: &tables });
             }
             // The next sweep tries again.
-            Err(_) => self.kept_sessions.store(reported, Ordering::Relaxed),
+            Err(_) => self.referenced_sessions.store(reported, Ordering::Relaxed),
         }
     }
 
@@ -263,12 +264,12 @@ impl Store for SqliteStore {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = saturating_i64(limit.get());
-        let (removed, began, kept) = self.0.writer.write_unsynced(OPERATION, move |tx| {
+        let (removed, began, referenced) = self.0.writer.write_unsynced(OPERATION, move |tx| {
             // The transaction holds the write lock by now, and releases it by the commit.
             let began = monotonic_now();
             Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
         })?;
-        self.0.report_kept(kept);
+        self.0.report_referenced(referenced);
         Ok(RemovalReport::since(began, removed.len()).with_user_sessions(removed))
     }
 
