@@ -29,8 +29,8 @@ pub struct Commit {
     /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. For
-    /// stores that save the lookup by [`merge_into_loaded`](Self::merge_into_loaded); others ignore
-    /// it.
+    /// stores that can skip the lookup by [`merge_into_loaded`](Self::merge_into_loaded); others
+    /// ignore it.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -137,14 +137,14 @@ pub enum CommitAnswer {
     Ended(EndedSession),
     /// The session is not the [expected](Commit::expected) one; nothing was changed.
     RevisionMismatch(LiveSession),
-    /// The user has the maximum number of sessions; at most expired sessions were removed.
-    TooManySessions,
+    /// The user has the maximum number of sessions, and the sign-in is refused; at most expired
+    /// sessions were removed.
+    SignInRefused,
     /// The sign-in repeats an overlapping one of the same user through the same id, and can join
     /// its session; nothing was changed.
     CanJoin {
-        /// The hash of the new id of the other sign-in, which its session still has.
-        to: SessionIdHash,
-        /// The salt from which, with the presented id, that new id was derived.
+        /// The salt of the other sign-in. From it, with the presented id, the new id was derived,
+        /// which the session still has.
         salt: JoinSalt,
     },
     /// No session can be read by the id; nothing was changed.
@@ -304,7 +304,7 @@ impl<K> Decision<K> {
     }
 
     /// Applies the [`user_maximum`](Self::user_maximum), if there is one: adds the sessions that
-    /// it ends, or makes [`CommitAnswer::TooManySessions`] the answer.
+    /// it ends, or makes [`CommitAnswer::SignInRefused`] the answer.
     ///
     /// `of_user` are the sessions of that user in that realm, sorted by the time of their
     /// sign-ins, the earliest first. Expired ones, which have
@@ -333,7 +333,7 @@ impl<K> Decision<K> {
             }
             None => {
                 self.ended.clear();
-                self.write = SessionWrite::Nothing(CommitAnswer::TooManySessions);
+                self.write = SessionWrite::Nothing(CommitAnswer::SignInRefused);
             }
         }
         self
@@ -599,37 +599,32 @@ impl Commit {
             let write = SessionWrite::Insert { session, replaced };
             Ok(Decision { user_maximum: self.user_maximum(), ..write.into() })
         };
-        let of_another = |it: &LiveSession| it.record.user.iter().any(|owner| owner != user);
-        let (session, key) = match found {
+        let (session, key, replaced) = match found {
             // A sign-in does not need the previous session, and must not fail because that one has
             // ended meanwhile.
             Found::NotFound | Found::Undecodable { .. } => return insert(None),
             Found::Expired { key, .. } => {
                 return Ok(Decision { expired: vec![key], ..insert(None)? });
             }
-            // This session got its user when the id was replaced, and belongs to another client.
-            Found::Replaced { replaced, session, .. }
-                if of_another(&session) && !replaced.had_user =>
-            {
+            Found::Live { session, key } => (session, key, None),
+            Found::Replaced { replaced, session, key } => (session, key, Some(replaced)),
+        };
+        if session.record.user.iter().any(|owner| owner != user) {
+            // The session got its user when the id was replaced, and belongs to another client.
+            if replaced.is_some_and(|replaced| !replaced.had_user) {
                 return insert(None);
             }
             // No data of one user's session may reach another user's.
-            Found::Live { session, key } | Found::Replaced { session, key, .. }
-                if of_another(&session) =>
-            {
-                let ended = vec![(key, session.to_ended())];
-                let insert = insert(Some(replaced_id(self.id_hash, join_salt, true)))?;
-                return Ok(Decision { ended, ..insert });
-            }
-            Found::Replaced {
-                replaced: replaced @ ReplacedId { by: ReplacedBy::SignIn { salt: Some(salt) }, .. },
-                session,
-                ..
-            } if join_salt.is_some() && self.can_join(&replaced, &session, new_session) => {
-                return Ok(Decision::nothing(CommitAnswer::CanJoin { to: session.id_hash, salt }));
-            }
-            Found::Live { session, key } | Found::Replaced { session, key, .. } => (session, key),
-        };
+            let ended = vec![(key, session.to_ended())];
+            let insert = insert(Some(replaced_id(self.id_hash, join_salt, true)))?;
+            return Ok(Decision { ended, ..insert });
+        }
+        if join_salt.is_some()
+            && let Some(replaced) = replaced
+            && let Some(salt) = self.salt_to_join(&replaced, &session, new_session)
+        {
+            return Ok(Decision::nothing(CommitAnswer::CanJoin { salt }));
+        }
         if self.is_unexpected(&session.record) {
             return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
@@ -655,13 +650,20 @@ impl Commit {
         Ok(Decision { user_maximum: self.user_maximum(), ..write.into() })
     }
 
-    /// Returns whether a sign-in through the replaced id of its user's session repeats the sign-in
-    /// that replaced the id, and can join it, because the session still has the new id.
-    fn can_join(&self, replaced: &ReplacedId, session: &LiveSession, new: &NewSession) -> bool {
+    /// Returns the salt of the sign-in that replaced the id, if one through that id, of the same
+    /// user, repeats it and can join it, because the session still has the new id.
+    fn salt_to_join(
+        &self,
+        replaced: &ReplacedId,
+        session: &LiveSession,
+        new_session: &NewSession,
+    ) -> Option<JoinSalt> {
+        let ReplacedBy::SignIn { salt } = replaced.by else { return None };
         // The sign-in gave the session this id and its user in one step.
-        replaced.successor == session.id_hash
+        let can_join = replaced.successor == session.id_hash
             && replaced.overlaps(self.opened_at)
-            && is_as_requested(&session.record, new)
+            && is_as_requested(&session.record, new_session);
+        salt.filter(|_| can_join)
     }
 
     /// Decides a merge or a renewal.

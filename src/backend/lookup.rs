@@ -30,7 +30,7 @@ impl LiveSession {
 ///
 /// | stored under the id hash | found |
 /// |---|---|
-/// | nothing, or a replaced id that is [forgotten](ReplacedId::forget_at) | `Nothing` |
+/// | nothing, or a replaced id that is [forgotten](ReplacedId::forget_at) | `NotFound` |
 /// | a session whose deadline has passed | `Expired` |
 /// | a session that cannot be decoded | `Undecodable` |
 /// | a replaced id that is not in its [grace](ReplacedId::is_in_grace) | `Replaced` |

@@ -154,9 +154,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// those that were not touched; the caller tries them again.
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError>;
 
-    /// Removes at most `limit` expired sessions. If it removes fewer, a further call at this time
-    /// would remove none. That does not say that none are left: a store may keep some, such as rows
-    /// that other tables reference, or leave them to the sweep of another process.
+    /// Removes at most `limit` expired sessions. If it removes fewer, no more can be removed at
+    /// this time. Some may remain: a store may keep rows that other tables reference, or leave
+    /// sessions to the sweep of another process.
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport>;
 
     /// Returns the index that lists and revokes sessions; `None` if this store has none. Only a

@@ -28,29 +28,6 @@ impl TouchError {
         if failed.is_empty() { Ok(()) } else { Err(TouchError::Sessions(failed)) }
     }
 
-    /// Writes each touch of a batch alone, by `touch`, after an error of one session, such as that
-    /// of a trigger, has undone the whole batch. Stops at the first error of another kind than
-    /// [`Unexpected`](ErrorKind::Unexpected), which is one of the store.
-    ///
-    /// # Errors
-    /// [`TouchError::Sessions`] for the touches that were not written.
-    pub fn write_each(
-        batch: &[(SessionIdHash, Touch)],
-        touch: impl Fn(&(SessionIdHash, Touch)) -> Result<(), Error>,
-    ) -> Result<(), Self> {
-        let mut failed = Vec::new();
-        let mut rest = batch.iter();
-        while let Some(one) = rest.next() {
-            let Err(error) = touch(one) else { continue };
-            failed.push((*one, error.clone()));
-            if error.kind() != ErrorKind::Unexpected {
-                failed.extend(rest.map(|touch| (*touch, error.clone())));
-                break;
-            }
-        }
-        TouchError::check(failed)
-    }
-
     /// Returns the touches of the batch that were not written, each with its error.
     pub(crate) fn failures(
         self,
@@ -96,35 +73,3 @@ impl Display for TouchError {
 }
 
 impl error::Error for TouchError {}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::clock::Timestamp;
-
-    #[test]
-    fn writing_each_touch_stops_at_an_error_of_the_store() {
-        let touch = |n: u8| {
-            let seen = Timestamp::from_millis(0) + Duration::from_secs(n.into());
-            (SessionIdHash::from_bytes([n; 32]), Touch::at(seen))
-        };
-        let batch = [0, 1, 2, 3, 4].map(touch);
-        let calls = Cell::new(0);
-        let written = TouchError::write_each(&batch, |one| {
-            calls.set(calls.get() + 1);
-            match batch.iter().position(|touch| touch == one) {
-                Some(1) => Err(Error::new(ErrorKind::Unexpected, "record activity")),
-                Some(3) => Err(Error::new(ErrorKind::Busy, "record activity")),
-                _ => Ok(()),
-            }
-        });
-        let Err(TouchError::Sessions(failed)) = written else { panic!("{written:?}") };
-        let failed: Vec<_> = failed.iter().map(|(touch, error)| (*touch, error.kind())).collect();
-        let kinds = [(1, ErrorKind::Unexpected), (3, ErrorKind::Busy), (4, ErrorKind::Busy)];
-        assert_eq!(failed, kinds.map(|(n, kind)| (batch[n], kind)));
-        assert_eq!(calls.get(), 4, "the last one is not tried");
-    }
-}

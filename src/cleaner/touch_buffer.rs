@@ -157,10 +157,10 @@ impl TouchBuffer {
     }
 }
 
-/// Returns whether another attempt can succeed. A damaged row stays damaged.
+/// Returns whether another attempt can succeed. A damaged row stays damaged; an unexpected error
+/// can be a panic, or come from a trigger that the application drops.
 fn is_retryable(error: &Error) -> bool {
-    use ErrorKind::{Conflict, Corrupt, TooLarge, Undecodable};
-    !matches!(error.kind(), Corrupt | Conflict | TooLarge | Undecodable)
+    error.kind() == ErrorKind::Unexpected || !error.kind().may_concern_one_session()
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ pub(super) fn name_of(answer: &CommitAnswer) -> &'static str {
         CommitAnswer::RevisionMismatch(_) => "RevisionMismatch",
         CommitAnswer::CanJoin { .. } => "CanJoin",
         CommitAnswer::Unreadable(unreadable) => why(unreadable),
-        CommitAnswer::TooManySessions => "TooManySessions",
+        CommitAnswer::SignInRefused => "SignInRefused",
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn a_refused_sign_in_changes_nothing(fixture: &Fixture) -> Passed {
     for from in [id_hash()?, anonymous.id_hash, others.id_hash] {
         let later = fixture.later(SECOND * 10);
         let (to, answer) = sign_in(&later, &from, &owner, (3, AtMaximum::Refuse))?;
-        answered(&answer, "TooManySessions", "a sign-in that exceeds the maximum")?;
+        answered(&answer, "SignInRefused", "a sign-in that exceeds the maximum")?;
         later.is_absent(&to, "a refused sign-in stored something")?;
     }
     fixture.is_intact(&anonymous, "a refused sign-in")?;

@@ -391,7 +391,7 @@ pub(super) fn of_two_sign_ins_through_one_id_the_later_can_join(fixture: &Fixtur
         };
         let record = done(first.answer, "one of two concurrent sign-ins")?.record;
         ensure!(record.public_id == session.public_id(), "a sign-in began another session")?;
-        replaced_ids::joins(&later.answer, &first.to, &first.salt)?;
+        replaced_ids::joins(&later.answer, &first.salt)?;
         fixture.is_absent(&later.to, "two concurrent sign-ins both gave the session a new id")?;
         fixture.is_intact(&Sample { id_hash: first.to, record }, "two concurrent sign-ins")
     })
@@ -421,7 +421,7 @@ pub(super) fn of_two_sign_ins_at_once_the_maximum_refuses_one(fixture: &Fixture)
     two_sign_ins(fixture, AtMaximum::Refuse, |(_, a), (_, b)| {
         let a = name_of(a);
         let b = name_of(b);
-        let one = [("Done", "TooManySessions"), ("TooManySessions", "Done")].contains(&(a, b));
+        let one = [("Done", "SignInRefused"), ("SignInRefused", "Done")].contains(&(a, b));
         ensure!(one, "two concurrent sign-ins under a maximum of 1 returned {a} and {b}")
     })
 }

@@ -40,11 +40,10 @@ fn sign_in_opened(
     Ok(SignInReply { to, salt, answer: fixture.store.commit(&commit)? })
 }
 
-/// Fails unless `answer` lets its sign-in join the earlier one that gave the session this id.
-pub(super) fn joins(answer: &CommitAnswer, id: &SessionIdHash, its_salt: &JoinSalt) -> Passed {
+/// Fails unless `answer` lets its sign-in join the earlier one with this salt.
+pub(super) fn joins(answer: &CommitAnswer, its_salt: &JoinSalt) -> Passed {
     match answer {
-        CommitAnswer::CanJoin { to, salt } => {
-            ensure!(to == id, "a sign-in that can join got another id")?;
+        CommitAnswer::CanJoin { salt } => {
             ensure!(salt == its_salt, "a sign-in that can join got another salt")
         }
         other => answered(other, "CanJoin", "a sign-in that can join"),
@@ -116,7 +115,7 @@ pub(super) fn a_sign_in_joins_one_through_the_same_id(fixture: &Fixture) -> Pass
         (fixture.now, fixture.after(LATE * 10)),
     ] {
         let again = sign_in_opened(&fixture.at(now), &from, &owner, opened_at)?;
-        joins(&again.answer, &current.id_hash, &salt)?;
+        joins(&again.answer, &salt)?;
         fixture.at(now).is_absent(&again.to, "a sign-in that can join stored something")?;
         fixture.is_intact(&current, "a sign-in that can join")?;
     }
@@ -134,7 +133,7 @@ pub(super) fn a_late_sign_in_moves_the_session(fixture: &Fixture) -> Passed {
     late.is_replaced(&current.id_hash, &again.to, "the replaced id of a late sign-in")?;
     // Another sign-in through the same id joins this one.
     let third = sign_in(&late, &from, &owner)?;
-    joins(&third.answer, &again.to, &again.salt)?;
+    joins(&third.answer, &again.salt)?;
     // No sign-in joins through the id in between, because the last sign-in did not present it.
     let other = sign_in(&late, &current.id_hash, &owner)?.answer;
     answered(&other, "Done", "a sign-in through an id that the last sign-in did not present")
@@ -201,7 +200,7 @@ pub(super) fn a_sign_in_joins_one_through_the_same_id_in_its_grace(fixture: &Fix
     let first = sign_in(fixture, &old.id_hash, &owner)?;
     let signed_in = moved(first.answer, &new, &first.to, "a sign-in through a grace")?;
     let again = sign_in(fixture, &old.id_hash, &owner)?;
-    joins(&again.answer, &first.to, &first.salt)?;
+    joins(&again.answer, &first.salt)?;
     fixture.is_intact(&signed_in, "a sign-in that can join")
 }
 
@@ -237,7 +236,7 @@ pub(super) fn another_user_takes_nothing_through_a_replaced_id(fixture: &Fixture
     fixture.is_absent(&new.id_hash, "an id of a session that another user ended")?;
     fixture.is_replaced(&old.id_hash, &theirs.to, "the id of another user's sign-in")?;
     let again = sign_in(fixture, &old.id_hash, &other)?;
-    joins(&again.answer, &theirs.to, &theirs.salt)?;
+    joins(&again.answer, &theirs.salt)?;
     fixture.is_intact(&Sample { id_hash: theirs.to, record: begun.record }, "a sign-in")
 }
 

@@ -145,6 +145,20 @@ impl ErrorKind {
             _ => 500,
         }
     }
+
+    /// Returns whether a change that failed with this kind may have been made, for all that the
+    /// kind says.
+    fn may_leave_outcome_unknown(self) -> bool {
+        use ErrorKind::{Corrupt, Full, Unavailable, Undecodable, Unexpected};
+        matches!(self, Corrupt | Full | Unavailable | Undecodable | Unexpected)
+    }
+
+    /// Returns whether an error of this kind in a call for several sessions may concern one of them
+    /// alone, such as a damaged row or one that a trigger protects. The others can then succeed.
+    pub(crate) fn may_concern_one_session(self) -> bool {
+        use ErrorKind::{Conflict, Corrupt, TooLarge, Undecodable, Unexpected};
+        matches!(self, Conflict | Corrupt | TooLarge | Undecodable | Unexpected)
+    }
 }
 
 impl fmt::Display for ErrorKind {
@@ -192,35 +206,18 @@ impl Error {
     }
 
     /// Returns whether the outcome of the failed change, such as a commit, is unknown: it may have
-    /// been made. Ask only the error of a call that changes something: a read changes nothing, and
-    /// its error may return true.
+    /// been made. It says nothing about the error of a read, which changes nothing.
     ///
-    /// Never true for the kinds `Busy`, `Closed`, `Conflict`, `CrossOrigin`, `ForeignTable`,
-    /// `Invalid`, `NewerSchema`, `NotSetUp`, `ReadOnly`, `TooLarge`, `Unsupported` and `WrongType`.
-    /// For the others, such as `Unavailable` and `Full`, it is true unless the store has
-    /// [proved](Self::with_nothing_done) that the change was not made.
+    /// True for the kinds `Corrupt`, `Full`, `Unavailable`, `Undecodable` and `Unexpected`, unless
+    /// the store has [proved](Self::with_nothing_done) that the change was not made. Never true for
+    /// the others.
     ///
     /// Of a call in several steps, such as a sweep, or a close with a
     /// [`destroy`](crate::Session::destroy), it describes the step that failed; earlier steps may
     /// have been made.
     #[must_use]
     pub fn has_unknown_outcome(&self) -> bool {
-        let kind_says_no = matches!(
-            self.kind(),
-            ErrorKind::Busy
-                | ErrorKind::Closed
-                | ErrorKind::Conflict
-                | ErrorKind::CrossOrigin
-                | ErrorKind::ForeignTable
-                | ErrorKind::Invalid
-                | ErrorKind::NewerSchema
-                | ErrorKind::NotSetUp
-                | ErrorKind::ReadOnly
-                | ErrorKind::TooLarge
-                | ErrorKind::Unsupported
-                | ErrorKind::WrongType
-        );
-        !self.0.nothing_done && !kind_says_no
+        self.kind().may_leave_outcome_unknown() && !self.0.nothing_done
     }
 
     /// Makes the [`Conflict`](ErrorKind::Conflict) of a store in which a session has or had the new

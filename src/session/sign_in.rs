@@ -227,11 +227,11 @@ impl Session {
                 let load_state = LoadState::with_new_id(session, id);
                 Ok(AttemptResult::Done(SignedIn { load_state, ended }))
             }
-            (CommitAnswer::CanJoin { salt, .. }, Some(id)) => {
+            (CommitAnswer::CanJoin { salt }, Some(id)) => {
                 let joined = id.derive(&salt);
                 self.join(plan, joined)
             }
-            (CommitAnswer::TooManySessions, _) => Ok(AttemptResult::Refused),
+            (CommitAnswer::SignInRefused, _) => Ok(AttemptResult::Refused),
             _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
         }
     }

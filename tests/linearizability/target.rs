@@ -275,13 +275,17 @@ impl Names {
             CommitAnswer::Ended(ended) => {
                 Answer::Deleted { id_hash: self.id_number(&ended.id_hash) }
             }
-            CommitAnswer::CanJoin { to: id_hash, .. }
-            | CommitAnswer::Unreadable(Unreadable::Replaced {
+            CommitAnswer::CanJoin { salt } => {
+                // Each sign-in here has the hash of its new id as its salt.
+                let id_hash = SessionIdHash::from_bytes(*salt.as_bytes());
+                Answer::Replaced { id_hash: self.id_number(&id_hash) }
+            }
+            CommitAnswer::Unreadable(Unreadable::Replaced {
                 session: LiveSession { id_hash, .. },
                 ..
             }) => Answer::Replaced { id_hash: self.id_number(id_hash) },
             CommitAnswer::Unreadable(Unreadable::NotFound { .. }) => Answer::NotFound,
-            CommitAnswer::TooManySessions => Answer::Full,
+            CommitAnswer::SignInRefused => Answer::Full,
             other => Answer::Failed(format!("{other:?}")),
         }
     }

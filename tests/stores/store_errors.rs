@@ -12,7 +12,9 @@ use crate::common::{
     Folder, NOW, child, create, end, live, merge, new_id_hash, new_session, on_threads, role,
     setting, sqlite, value,
 };
-use cloakroom::backend::{Action, Commit, CommitAnswer, Delta, Loaded, Store, Touch, Unreadable};
+use cloakroom::backend::{
+    Action, Commit, CommitAnswer, Delta, Loaded, Store, Touch, TouchError, Unreadable,
+};
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{Realm, SessionId, SessionIdHash};
 use cloakroom::list::{Page, SessionFilter};
@@ -136,6 +138,14 @@ fn a_damaged_page_fails_its_own_sessions_only() {
         }
     }
     assert!((1..20).contains(&damaged), "one page of sessions, not {damaged}");
+    let touch = Touch::at(NOW + Duration::from_secs(60));
+    let batch: Vec<_> = id_hashes.iter().map(|id_hash| (*id_hash, touch)).collect();
+    let TouchError::Sessions(failed) = store.touch(&batch, NOW).unwrap_err() else { panic!() };
+    assert_eq!(failed.len(), damaged);
+    let touched = id_hashes.iter().filter(|id_hash| {
+        live(&store, id_hash).is_ok_and(|record| record.unwrap().seen == touch.seen)
+    });
+    assert_eq!(touched.count(), id_hashes.len() - damaged, "all others");
     let id_hash = create(&store, &setting("n", 1)).unwrap();
     assert!(live(&store, &id_hash).unwrap().is_some(), "the store goes on");
 }

@@ -102,7 +102,8 @@ struct CachedInner<C, S> {
     backing: S,
     freshness: Freshness,
     version_check: VersionCheck,
-    /// One for each shard of the cache. A shard without one is not used.
+    /// One for each shard of the cache. A number beyond these, by a fault of the cache, is not a
+    /// shard and is not used.
     circuit_breakers: Vec<Arc<CircuitBreaker>>,
     in_flight: InFlight,
     events: Events,
@@ -379,7 +380,7 @@ impl<C: Cache, S: Store> Store for CachedStore<C, S> {
             CommitAnswer::Unreadable(_) | CommitAnswer::CanJoin { .. } => {
                 inner.invalidate_sessions([presented], now);
             }
-            CommitAnswer::TooManySessions => {}
+            CommitAnswer::SignInRefused => {}
         }
         Ok(answer)
     }

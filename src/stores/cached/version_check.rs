@@ -12,10 +12,10 @@ use crate::sync::{IgnorePoison, Mutex, monotonic_now};
 /// How often the version is read while the cache is used.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the cache is not read after the identity was first read or has changed. By then every
-/// process has noticed the change; until then, another one may still invalidate entries under the
-/// old identity.
-const SETTLING: Duration = Duration::from_secs(2 * READ_INTERVAL.as_secs());
+/// How long the cache is not read after the identity was first read or has changed. Another process
+/// may still invalidate entries under the old identity. It notices the change at its next read,
+/// which is due within one interval; the second interval is a margin.
+const SETTLING: Duration = READ_INTERVAL.saturating_mul(2);
 
 /// The ways in which a call may use the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

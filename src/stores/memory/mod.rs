@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::backend::{
     Capabilities, Commit, CommitAnswer, Found, LiveSession, Loaded, Maintenance, RemovalReport,
@@ -289,11 +289,11 @@ impl SessionTable {
         rows.retain(|(_, row)| except != Some(&row.record.public_id));
         // Events name them in the order in which they were created.
         rows.sort_by_key(|(_, row)| row.number);
-        let (live, expired) = split_live_and_expired(rows, now);
-        let live = to_ended_sessions(live);
-        let expired = to_ended_sessions(expired);
-        self.remove_all(&ids_of(&live));
-        self.remove_all(&ids_of(&expired));
+        let all: Vec<_> = rows.iter().map(|(id_hash, _)| **id_hash).collect();
+        rows.retain(|(_, row)| row.record.is_live(now));
+        let live = rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record));
+        let live = live.collect();
+        self.remove_all(&all);
         live
     }
 
@@ -331,17 +331,19 @@ fn ids_of(ended: &[EndedSession]) -> Vec<SessionIdHash> {
     ended.iter().map(|ended| ended.id_hash).collect()
 }
 
-fn to_ended_sessions(rows: Rows<'_>) -> Vec<EndedSession> {
-    rows.into_iter().map(|(id_hash, row)| EndedSession::of(*id_hash, &row.record)).collect()
-}
-
 impl Store for MemoryStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         Ok(self.read().find(id_hash, now).into())
     }
 
     fn try_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Option<Loaded> {
-        self.load(id_hash, now).ok()
+        let sessions = match self.sessions.try_read() {
+            Ok(sessions) => sessions,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A commit that evicts sessions holds the lock while it reads all of them.
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(sessions.find(id_hash, now).into())
     }
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
@@ -505,6 +507,17 @@ mod tests {
         let later = now + std::time::Duration::from_secs(86_400 * 30);
         assert_eq!(store.sweep(later, NonZeroUsize::MIN).unwrap().removed, 1);
         create(&store, second, now).unwrap();
+    }
+
+    #[test]
+    fn a_load_that_must_not_wait_gives_way_to_a_writer() {
+        let store = MemoryStore::new();
+        let now = Timestamp::from_millis(0);
+        sign_in(&store, id_hash(1), now).unwrap();
+        let writer = store.write();
+        assert!(store.try_load(&id_hash(1), now).is_none());
+        drop(writer);
+        assert!(matches!(store.try_load(&id_hash(1), now), Some(Loaded::Live(_))));
     }
 
     #[test]

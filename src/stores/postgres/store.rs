@@ -112,7 +112,7 @@ impl Store for PostgresStore {
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
-        sql::touch(batch, |batch| Ok(self.0.touch(batch, now)?))
+        sql::touch(batch, |batch| self.0.touch(batch, now))
     }
 
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {

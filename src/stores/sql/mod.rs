@@ -4,8 +4,6 @@
 pub(super) mod columns;
 pub(super) mod decode;
 
-use std::slice;
-
 use crate::backend::{StoreIdentity, TouchError};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,23 +52,31 @@ pub(super) fn created_counts(periods: &[Timestamp], now: Timestamp) -> String {
     bounds.map(column).collect()
 }
 
-/// Writes a batch of touches by `write`, a transaction. An error of one row, such as that of a
-/// trigger, undoes it all; then each touch is written alone.
+/// Writes a batch of touches by `write`, a transaction. An error that may concern one row, such as
+/// that of a trigger, undoes all of it; then each half is written alone, and so on, until the store
+/// itself fails.
 pub(super) fn touch(
     batch: &[(SessionIdHash, Touch)],
-    write: impl Fn(&[(SessionIdHash, Touch)]) -> Result<(), TouchError>,
+    write: impl Fn(&[(SessionIdHash, Touch)]) -> Result<()>,
 ) -> Result<(), TouchError> {
-    if batch.is_empty() {
-        return Ok(());
-    }
-    match write(batch) {
-        Err(TouchError::Store(error))
-            if error.kind() == ErrorKind::Unexpected && batch.len() > 1 =>
-        {
-            TouchError::write_each(batch, |touch| Ok(write(slice::from_ref(touch))?))
+    let mut failed = Vec::new();
+    let mut parts = if batch.is_empty() { vec![] } else { vec![batch] };
+    while let Some(part) = parts.pop() {
+        let Err(error) = write(part) else { continue };
+        if !error.kind().may_concern_one_session() {
+            if part.len() == batch.len() {
+                return Err(TouchError::Store(error));
+            }
+            let unwritten = [part].into_iter().chain(parts.drain(..).rev()).flatten();
+            failed.extend(unwritten.map(|touch| (*touch, error.clone())));
+        } else if let [one] = part {
+            failed.push((*one, error));
+        } else {
+            let (first, second) = part.split_at(part.len() / 2);
+            parts.extend([second, first]);
         }
-        written => written,
     }
+    TouchError::check(failed)
 }
 
 /// Fails with [`ErrorKind::Invalid`] unless `name` is safe inside double quotes and has at most
@@ -113,4 +119,51 @@ pub(super) fn page_params(page: Page) -> [i64; 2] {
 pub(super) fn identity(hex: &str) -> Result<StoreIdentity> {
     let number = u128::from_str_radix(hex, 16).map_err(|_| malformed("identity"))?;
     Ok(StoreIdentity::from_bytes(number.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn writing_touches_stops_at_an_error_of_the_store() {
+        let touch = |n: u8| {
+            let seen = Timestamp::from_millis(0) + Duration::from_secs(n.into());
+            (SessionIdHash::from_bytes([n; 32]), Touch::at(seen))
+        };
+        let batch = [0, 1, 2, 3, 4].map(touch);
+        let calls = Cell::new(0);
+        let written = super::touch(&batch, |part| {
+            let error = |kind| Err(Error::new(kind, "record activity"));
+            let [one] = part else { return error(ErrorKind::Corrupt) };
+            calls.set(calls.get() + 1);
+            match batch.iter().position(|touch| touch == one) {
+                Some(1) => error(ErrorKind::Unexpected),
+                Some(3) => error(ErrorKind::Busy),
+                _ => Ok(()),
+            }
+        });
+        let Err(TouchError::Sessions(failed)) = written else { panic!("{written:?}") };
+        let failed: Vec<_> = failed.iter().map(|(touch, error)| (*touch, error.kind())).collect();
+        let kinds = [(1, ErrorKind::Unexpected), (3, ErrorKind::Busy), (4, ErrorKind::Busy)];
+        assert_eq!(failed, kinds.map(|(n, kind)| (batch[n], kind)));
+        assert_eq!(calls.get(), 4, "the last one is not tried");
+    }
+
+    #[test]
+    fn a_touch_that_fails_costs_few_transactions() {
+        let seen = Touch::at(Timestamp::from_millis(0));
+        let batch: Vec<_> = (0..=255).map(|n| (SessionIdHash::from_bytes([n; 32]), seen)).collect();
+        let calls = Cell::new(0);
+        let written = super::touch(&batch, |part| {
+            calls.set(calls.get() + 1);
+            let error = || Error::new(ErrorKind::Unexpected, "record activity");
+            if part.contains(&batch[77]) { Err(error()) } else { Ok(()) }
+        });
+        assert!(matches!(written, Err(TouchError::Sessions(failed)) if failed[0].0 == batch[77]));
+        assert_eq!(calls.get(), 1 + 2 * 8);
+    }
 }

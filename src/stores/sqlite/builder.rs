@@ -363,7 +363,7 @@ impl SqliteStoreBuilder {
             read_pool,
             events: self.events,
             busy_timeout: self.busy_timeout,
-            kept_sessions: AtomicU64::default(),
+            referenced_sessions: AtomicU64::default(),
             record_cache,
             _in_use: in_use,
         })))

@@ -17,7 +17,6 @@ use crate::stores::sql::{self, decode, page_params, saturating_i64, with_conditi
 use crate::stores::sqlite::sql::ReadSql;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteInner;
-use crate::stores::sqlite::write::JobKind;
 use crate::sync::monotonic_now;
 
 /// An SQL condition, with its parameters from `?3` on.
@@ -83,9 +82,8 @@ impl SessionIndex for SqliteInner {
     ) -> Result<Vec<EndedSession>> {
         let except = except.copied();
         let (condition, args) = condition(&self.sql, filter);
-        self.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
-            tx.revoke(&condition, args, except.as_ref(), now)
-        })
+        self.writer
+            .write("revoke sessions", move |tx| tx.revoke(&condition, args, except.as_ref(), now))
     }
 
     fn rename_user(
@@ -98,13 +96,12 @@ impl SessionIndex for SqliteInner {
         let realm = realm.clone();
         let from = from.clone();
         let to = to.clone();
-        self.writer
-            .write(JobKind::Synced, "rename a user", move |tx| tx.rename_user(&realm, &from, &to))
+        self.writer.write("rename a user", move |tx| tx.rename_user(&realm, &from, &to))
     }
 
     fn revoke_everyone(&self, realm: Option<&Realm>, now: Timestamp) -> Result<u64> {
         let realm = realm.cloned();
-        self.writer.write(JobKind::Synced, "revoke everyone", move |tx| match realm {
+        self.writer.write("revoke everyone", move |tx| match realm {
             None => tx.revoke_everyone(now),
             Some(realm) => tx.revoke_everyone_in(&realm, now),
         })
@@ -137,7 +134,7 @@ impl SessionIndex for SqliteInner {
     fn evict_anonymous(&self, id_hashes: &[SessionIdHash], _: Timestamp) -> Result<RemovalReport> {
         const OPERATION: &str = "evict anonymous sessions";
         let id_hashes = id_hashes.to_vec();
-        let (removed, began) = self.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
+        let (removed, began) = self.writer.write_unsynced(OPERATION, move |tx| {
             // The transaction holds the write lock by now, and releases it by the commit.
             let began = monotonic_now();
             Ok((tx.evict_anonymous(&id_hashes)?, began))

@@ -28,7 +28,7 @@ use crate::stores::sqlite::references;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::sql::{ReadSql, TableName};
 use crate::stores::sqlite::wal::CHECKPOINT;
-use crate::stores::sqlite::write::{JobKind, Writer};
+use crate::stores::sqlite::write::{WriteTx, Writer};
 use crate::sync::monotonic_now;
 
 /// Sessions in a SQLite database. A clone refers to the same store.
@@ -68,8 +68,9 @@ pub(super) struct SqliteInner {
     pub(super) read_pool: Option<ReadPool>,
     pub(super) events: Events,
     pub(super) busy_timeout: Duration,
-    /// The number of expired sessions that rows of other tables kept at the last sweep.
-    pub(super) kept_sessions: AtomicU64,
+    /// The number of expired sessions that rows of other tables referenced at the last sweep, which
+    /// keeps them.
+    pub(super) referenced_sessions: AtomicU64,
     /// Declared after the connections, so that they are closed before the wal-index file.
     pub(super) record_cache: Option<Arc<RecordCache>>,
     /// Declared last, so that all connections are closed before the file counts as unused.
@@ -97,29 +98,18 @@ impl SqliteInner {
         }
     }
 
-    /// Writes touches in one transaction, except those that an error of their row, such as damage
-    /// or a trigger, prevents.
-    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
+    /// Writes touches in one transaction.
+    fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<()> {
         let batch = batch.to_vec();
-        let failed = self.writer.write(JobKind::Ordinary, "record activity", move |tx| {
-            let mut failed = Vec::new();
-            for (id_hash, touch) in batch {
-                match tx.touch(id_hash, touch, now) {
-                    Err(error) if concerns_one_row(&error) && tx.is_open() => {
-                        failed.push(((id_hash, touch), error))
-                    }
-                    touched => touched?,
-                }
-            }
-            Ok(failed)
-        })?;
-        TouchError::check(failed)
+        self.writer.write_unsynced("record activity", move |tx| {
+            batch.iter().try_for_each(|(id_hash, touch)| tx.touch(*id_hash, *touch, now))
+        })
     }
 
-    /// Raises an event if rows of other tables keep another number of expired sessions than at the
-    /// last sweep.
-    fn report_kept(&self, sessions: u64) {
-        let reported = self.kept_sessions.swap(sessions, Ordering::Relaxed);
+    /// Raises an event if rows of other tables reference another number of expired sessions than at
+    /// the last sweep.
+    fn report_referenced(&self, sessions: u64) {
+        let reported = self.referenced_sessions.swap(sessions, Ordering::Relaxed);
         if sessions == reported || sessions == 0 {
             return;
         }
@@ -129,7 +119,7 @@ impl SqliteInner {
                 self.events.raise(&Event::EndedSessionsKept { sessions, tables: &tables });
             }
             // The next sweep tries again.
-            Err(_) => self.kept_sessions.store(reported, Ordering::Relaxed),
+            Err(_) => self.referenced_sessions.store(reported, Ordering::Relaxed),
         }
     }
 
@@ -227,10 +217,6 @@ impl SqliteStore {
     }
 }
 
-fn concerns_one_row(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unexpected)
-}
-
 impl Store for SqliteStore {
     fn load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
         self.0.writer.process().check()?;
@@ -261,10 +247,14 @@ impl Store for SqliteStore {
 
     fn commit(&self, commit: &Commit) -> Result<CommitAnswer> {
         let commit = commit.clone();
-        let is_synced = commit.must_survive_power_cut();
-        let kind = if is_synced { JobKind::Synced } else { JobKind::Ordinary };
         let operation = commit.action.operation();
-        self.0.writer.write(kind, operation, move |tx| commit::apply(&commit, tx))
+        let is_synced = commit.must_survive_power_cut();
+        let work = move |tx: &mut WriteTx<'_>| commit::apply(&commit, tx);
+        if is_synced {
+            self.0.writer.write(operation, work)
+        } else {
+            self.0.writer.write_unsynced(operation, work)
+        }
     }
 
     fn touch(&self, batch: &[(SessionIdHash, Touch)], now: Timestamp) -> Result<(), TouchError> {
@@ -274,13 +264,12 @@ impl Store for SqliteStore {
     fn sweep(&self, now: Timestamp, limit: NonZeroUsize) -> Result<RemovalReport> {
         const OPERATION: &str = "sweep expired sessions";
         let limit = saturating_i64(limit.get());
-        let (removed, began, kept) =
-            self.0.writer.write(JobKind::Ordinary, OPERATION, move |tx| {
-                // The transaction holds the write lock by now, and releases it by the commit.
-                let began = monotonic_now();
-                Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
-            })?;
-        self.0.report_kept(kept);
+        let (removed, began, referenced) = self.0.writer.write_unsynced(OPERATION, move |tx| {
+            // The transaction holds the write lock by now, and releases it by the commit.
+            let began = monotonic_now();
+            Ok((tx.sweep(now, limit)?, began, tx.count_referenced(now)?))
+        })?;
+        self.0.report_referenced(referenced);
         Ok(RemovalReport::since(began, removed.len()).with_user_sessions(removed))
     }
 

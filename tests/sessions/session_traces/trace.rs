@@ -10,7 +10,7 @@ use cloakroom::backend::{
     Action, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Record, Unreadable,
 };
 use cloakroom::event::Event;
-use cloakroom::id::{PublicId, SessionIdHash};
+use cloakroom::id::{JoinSalt, PublicId, SessionIdHash};
 use cloakroom::{Result, UserKey};
 
 use crate::common::NOW;
@@ -21,6 +21,8 @@ pub(super) struct Trace {
     id_hashes: HashMap<SessionIdHash, usize>,
     public_ids: HashMap<PublicId, usize>,
     cookies: HashMap<String, usize>,
+    /// The salts of sign-ins, with the new ids.
+    salted: Vec<(JoinSalt, SessionIdHash)>,
 }
 
 fn number<K: Hash + Eq>(seen: &mut HashMap<K, usize>, item: K) -> usize {
@@ -120,6 +122,7 @@ impl Trace {
                 }
             }
             Action::SignIn { to, user, new_session, join_salt } => {
+                self.salted.extend(join_salt.map(|salt| (salt, *to)));
                 let (user, to) = (user.as_str(), self.id_hash(to));
                 let joinable = if join_salt.is_some() { " joinable" } else { "" };
                 let persistent = cookie(new_session.persistent);
@@ -157,9 +160,13 @@ impl Trace {
             Ok(CommitAnswer::RevisionMismatch(session)) => {
                 format!("revision mismatch {}", self.session(session))
             }
-            Ok(CommitAnswer::CanJoin { to, .. }) => format!("can join {}", self.id_hash(to)),
+            Ok(CommitAnswer::CanJoin { salt }) => {
+                let salted = self.salted.iter().find(|(its_salt, _)| its_salt == salt);
+                let to = salted.expect("the salt of a sign-in").1;
+                format!("can join {}", self.id_hash(&to))
+            }
             Ok(CommitAnswer::Unreadable(unreadable)) => self.unreadable(unreadable),
-            Ok(CommitAnswer::TooManySessions) => "too many sessions".into(),
+            Ok(CommitAnswer::SignInRefused) => "too many sessions".into(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => format!("{:?}", error.kind()),
         }

@@ -15,7 +15,6 @@ use crate::stores::sql::{saturating_i64, statements};
 use crate::stores::sqlite::error::During;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
-use crate::stores::sqlite::write::JobKind;
 
 const OPERATION: &str = "copy sessions";
 
@@ -78,7 +77,7 @@ pub(super) fn import(
     let sql = SqliteCopySql::new(store.table());
     let batch = batch.clone();
     let present = present.copied();
-    store.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
+    store.0.writer.write(OPERATION, move |tx| {
         let mark = tx.with_connection(|connection| {
             apply(connection, &sql, &batch, present, mark).during(OPERATION)?
         })?;

@@ -20,7 +20,6 @@ use crate::stores::sqlite::migrate;
 use crate::stores::sqlite::sql::row;
 use crate::stores::sqlite::store::SqliteStore;
 use crate::stores::sqlite::wal::CHECKPOINT;
-use crate::stores::sqlite::write::JobKind;
 
 impl Admin for SqliteStore {
     fn session_index(&self) -> &dyn SessionIndex {
@@ -92,7 +91,7 @@ impl Admin for SqliteStore {
     ) -> Result<u64> {
         let except = except.copied();
         let (condition, args) = index::condition(&self.0.sql, filter);
-        let revoked = self.0.writer.write(JobKind::Synced, "revoke sessions", move |tx| {
+        let revoked = self.0.writer.write("revoke sessions", move |tx| {
             let revoked = tx.revoke(&condition, args, except.as_ref(), now)?;
             // Even if none was live here: a cache may have an entry of one that ended before.
             tx.raise_epoch()?;
@@ -117,7 +116,7 @@ impl Admin for SqliteStore {
 
     fn clear(&self) -> Result<u64> {
         let table = self.0.table.clone();
-        self.0.writer.write(JobKind::Synced, "clear the table", move |tx| {
+        self.0.writer.write("clear the table", move |tx| {
             match tx.with_connection(|connection| migrate::version(connection, &table))? {
                 0 => Ok(0),
                 // Every deadline is later than this time, so every session counts.
@@ -129,7 +128,7 @@ impl Admin for SqliteStore {
     fn drop_tables(&self) -> Result<()> {
         const OPERATION: &str = "drop the tables";
         let table = self.0.table.clone();
-        self.0.writer.write(JobKind::Synced, OPERATION, move |tx| {
+        self.0.writer.write(OPERATION, move |tx| {
             tx.with_connection(|connection| {
                 // Fails for a foreign table.
                 migrate::version(connection, &table)?;

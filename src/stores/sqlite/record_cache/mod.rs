@@ -166,7 +166,6 @@ mod tests {
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;
     use crate::stores::sqlite::SqliteStore;
-    use crate::stores::sqlite::write::JobKind;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -310,7 +309,7 @@ mod tests {
         let id_hash = create(&store);
         let other = create(&store);
         let ends = record_cache(&store).find(&id_hash, NOW).unwrap().deadline();
-        let swept = store.0.writer.write(JobKind::Ordinary, "test", move |tx| {
+        let swept = store.0.writer.write_unsynced("test", move |tx| {
             assert_eq!(tx.sweep(ends, 2)?.len(), 2);
             assert!(matches!(tx.find(id_hash, NOW)?, Found::NotFound));
             Err::<(), _>(Error::new(ErrorKind::Full, "test"))
@@ -465,7 +464,7 @@ mod tests {
         let id_hash = create(&store);
         let other = create(&store);
         let before = record_cache(&store).find(&id_hash, NOW).unwrap();
-        let failed = store.0.writer.write(JobKind::Ordinary, "test", move |tx| {
+        let failed = store.0.writer.write_unsynced("test", move |tx| {
             let found = tx.find(id_hash, NOW)?;
             let Found::Live { mut session, key } = found else { panic!("{found:?}") };
             session.record.revision += 1;
@@ -499,11 +498,7 @@ mod tests {
     fn work_on_the_connection_itself_empties_the_cache() {
         let (_folder, store) = store();
         let id_hash = create(&store);
-        store
-            .0
-            .writer
-            .write(JobKind::Ordinary, "test", |tx| tx.with_connection(|_| Ok(())))
-            .unwrap();
+        store.0.writer.write_unsynced("test", |tx| tx.with_connection(|_| Ok(()))).unwrap();
         assert!(!is_cached(&store, &id_hash));
     }
 }

@@ -9,7 +9,7 @@ use crate::sync::{Handoff, IgnorePoison, Mutex};
 
 /// The groups that a job may be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum JobKind {
+pub(super) enum JobKind {
     /// Any group. The job is as durable as the store is.
     Ordinary,
     /// Those that are synced to the disk before any of their jobs is answered.

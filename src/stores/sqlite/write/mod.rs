@@ -25,9 +25,8 @@ use crate::stores::sqlite::record_cache::RecordCache;
 use crate::stores::sqlite::wal::Wal;
 use crate::sync::{IgnorePoison, Mutex, monotonic_now, thread};
 use connection::WriteConnection;
-use job::{Job, JobFailure, WaitResult, panicked};
+use job::{Job, JobFailure, JobKind, WaitResult, panicked};
 
-pub(super) use job::JobKind;
 pub(super) use sql::TableSql;
 pub(super) use tx::{SignInReserve, WriteTx};
 
@@ -127,15 +126,28 @@ impl Writer {
         &self.settings.wal
     }
 
-    /// Runs `work` in a write transaction, and returns its result when that is committed.
+    /// Runs `work` in a write transaction, and returns its result when that is synced to the disk.
     ///
     /// Fails with [`ErrorKind::Busy`] if the job does not begin in time.
-    pub(super) fn write<T, F>(
-        &self,
-        job_kind: JobKind,
-        operation: &'static str,
-        work: F,
-    ) -> Result<T>
+    pub(super) fn write<T, F>(&self, operation: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.run(JobKind::Synced, operation, work)
+    }
+
+    /// As [`write`](Self::write), for a change that a power cut may undo: returns when it is
+    /// committed, which is faster unless the store syncs every commit.
+    pub(super) fn write_unsynced<T, F>(&self, operation: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.run(JobKind::Ordinary, operation, work)
+    }
+
+    fn run<T, F>(&self, job_kind: JobKind, operation: &'static str, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
@@ -364,7 +376,7 @@ mod tests {
     }
 
     fn write(writer: &Writer, job_kind: JobKind, work: WriteJob) -> Result<i64> {
-        writer.write(job_kind, "test", |tx| tx.with_connection(work))
+        writer.run(job_kind, "test", |tx| tx.with_connection(work))
     }
 
     fn insert() -> WriteJob {
@@ -497,7 +509,7 @@ mod tests {
         let (end, ended) = mpsc::channel::<()>();
         let writer = bench.writer.clone();
         let long = thread::spawn(move || {
-            writer.write(JobKind::Ordinary, "test", move |_| {
+            writer.write_unsynced("test", move |_| {
                 began.send(()).unwrap();
                 ended.recv().unwrap();
                 Ok(())

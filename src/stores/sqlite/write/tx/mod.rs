@@ -115,7 +115,7 @@ impl<'c> WriteTx<'c> {
 
     /// Returns whether the transaction goes on: after some errors SQLite rolls it back, as for
     /// `RAISE(ROLLBACK)` in a trigger.
-    pub(crate) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         !self.connection.is_autocommit()
     }
 
