@@ -67,9 +67,10 @@ impl Session {
     /// next [`sign_in`](Self::sign_in); a renewal and a [`clear`](Self::clear) do not change that.
     ///
     /// - **After a sign-in** the earlier tokens are valid only in requests that present the
-    ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. A
-    ///   page that is rendered in the request of the sign-in must request its token after the
-    ///   sign-in.
+    ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. So
+    ///   are the tokens of a page that was requested with that id and is rendered after the
+    ///   sign-in. A page that is rendered in the request of the sign-in must request its token
+    ///   after the sign-in.
     /// - **In a session that exists** a token stores nothing: the session has had its secret since
     ///   it began.
     /// - **Without a session** a token begins one at the end of the request, unless that request
@@ -79,7 +80,7 @@ impl Session {
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn csrf_token(&self) -> Result<String> {
         let secret = self.secret()?;
-        Ok(token(secret.bytes(), &random("mask a CSRF token")?))
+        Ok(token(secret.as_bytes(), &random("mask a CSRF token")?))
     }
 
     /// Returns a [token](Self::csrf_token) as the hidden field `csrf` of an HTML form.

@@ -76,11 +76,6 @@ impl SessionId {
         SessionId(digest.finalize().into())
     }
 
-    /// Derives the CSRF secret of a session from its id: SHA-256("form" ‖ id).
-    pub(crate) fn csrf_secret(&self) -> [u8; 32] {
-        Sha256::new().chain_update("form").chain_update(self.0).finalize().into()
-    }
-
     /// Returns the SHA-256 of the realm's tag and the id's 32 bytes. Stores see nothing else of an
     /// id. In another realm the same id has another hash.
     #[must_use]

@@ -52,6 +52,8 @@ CREATE TABLE {schema}."{t}_replaced" (
     join_salt      bytea   CHECK (length(join_salt) = 32),
     -- Whether the session had a user before the replacement.
     had_user       boolean NOT NULL,
+    -- The CSRF secret that the session had while the id was current.
+    csrf_secret    bytea   CHECK (length(csrf_secret) = 32),
     forget_at      bigint  NOT NULL
 );
 

@@ -49,6 +49,8 @@ CREATE TABLE "{t}_replaced" (
     join_salt      BLOB    CHECK (length(join_salt) = 32),
     -- Whether the session had a user before the replacement.
     had_user       INTEGER NOT NULL,
+    -- The CSRF secret that the session had while the id was current.
+    csrf_secret    BLOB    CHECK (length(csrf_secret) = 32),
     forget_at      INTEGER NOT NULL
 ) STRICT;
 

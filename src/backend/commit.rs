@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId, Unreadable};
 use crate::clock::Timestamp;
+use crate::data::CsrfSecret;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{JoinSalt, Realm, SessionIdHash, UserKey};
@@ -590,9 +591,9 @@ impl Commit {
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<K>> {
-        let replaced_id = |id_hash, salt, had_user| {
+        let replaced_id = |id_hash, salt, had_user, csrf_secret| {
             let by = ReplacedBy::SignIn { salt };
-            ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user }
+            ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user, csrf_secret }
         };
         let insert = |replaced| -> Result<Decision<K>> {
             let session = self.create(to, new_session, Some(user))?;
@@ -609,6 +610,9 @@ impl Commit {
             Found::Live { session, key } => (session, key, None),
             Found::Replaced { replaced, session, key } => (session, key, Some(replaced)),
         };
+        // The secret from after a sign-in must not become valid for a presented id from before it.
+        let current_secret = CsrfSecret::from_data(&session.record.data);
+        let secret = replaced.map_or(current_secret, |replaced| replaced.csrf_secret);
         if session.record.user.iter().any(|owner| owner != user) {
             // The session got its user when the id was replaced, and belongs to another client.
             if replaced.is_some_and(|replaced| !replaced.had_user) {
@@ -616,7 +620,7 @@ impl Commit {
             }
             // No data of one user's session may reach another user's.
             let ended = vec![(key, session.to_ended())];
-            let insert = insert(Some(replaced_id(self.id_hash, join_salt, true)))?;
+            let insert = insert(Some(replaced_id(self.id_hash, join_salt, true, secret)))?;
             return Ok(Decision { ended, ..insert });
         }
         if join_salt.is_some()
@@ -632,9 +636,11 @@ impl Commit {
         let had_user = record.user.is_some();
         let is_current = id_hash == self.id_hash;
         // The salt belongs to the id that was presented.
+        let salt = join_salt.filter(|_| is_current);
+        let presented = || replaced_id(self.id_hash, join_salt, had_user, secret);
         let id_change = IdChange {
-            previous: replaced_id(id_hash, join_salt.filter(|_| is_current), had_user),
-            presented: (!is_current).then(|| replaced_id(self.id_hash, join_salt, had_user)),
+            previous: replaced_id(id_hash, salt, had_user, current_secret),
+            presented: (!is_current).then(presented),
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -673,9 +679,6 @@ impl Commit {
         }
         let record = &mut session.record;
         let bytes = record.data.json_len();
-        let had_user = record.user.is_some();
-        let touched = record.touch_if_due(self.touch, self.delta.idle_limit(), self.now);
-        let changed = self.delta.apply(record);
         let id_change = match &self.action {
             // Not through an id within its grace: another request has already renewed it, and a
             // second renewal would replace that request's new id.
@@ -685,12 +688,17 @@ impl Commit {
                 let id_hash = self.id_hash;
                 let successor = *to;
                 let replaced_at = self.now;
+                let had_user = record.user.is_some();
+                let csrf_secret = CsrfSecret::from_data(&record.data);
                 session.id_hash = successor;
-                let previous = ReplacedId { id_hash, successor, replaced_at, by, had_user };
+                let previous =
+                    ReplacedId { id_hash, successor, replaced_at, by, had_user, csrf_secret };
                 Some(IdChange { previous, presented: None })
             }
             _ => None,
         };
+        let touched = record.touch_if_due(self.touch, self.delta.idle_limit(), self.now);
+        let changed = self.delta.apply(record);
         if !changed && id_change.is_none() {
             let write = if touched {
                 SessionWrite::Touch { key, session }

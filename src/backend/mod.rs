@@ -106,7 +106,7 @@ use crate::id::{PublicId, Realm, SessionIdHash, UserKey};
 use crate::list::{Page, SessionFilter, Stats, Summary};
 use crate::sync::monotonic_now;
 
-pub use crate::data::{Data, Value};
+pub use crate::data::{CsrfSecret, Data, Value};
 pub use crate::delta::{Change, Delta};
 pub use crate::record::{EndedSession, NewSession, Record, Touch};
 pub use cache::{Cache, CacheEntry, CacheKey, CacheLookup, FillLease};

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::clock::{MAX_REQUEST_TIME, Timestamp};
+use crate::data::CsrfSecret;
 use crate::id::{JoinSalt, SessionIdHash};
 
 /// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
@@ -22,6 +23,9 @@ pub struct ReplacedId {
     pub by: ReplacedBy,
     /// Whether the session had a user before the replacement.
     pub had_user: bool,
+    /// The CSRF secret that the session had while the id was current; `None` if it had none. It is
+    /// valid in requests that present the id.
+    pub csrf_secret: Option<CsrfSecret>,
 }
 
 /// The kind of a replacement.

@@ -135,6 +135,7 @@ const GUARANTEES: &[Guarantee] = guarantees! {
         renewal::a_renewal_limits_the_graces_of_earlier_ids,
         renewal::a_renewal_without_grace_ends_the_graces_of_earlier_ids,
         replaced_ids::the_latest_replaced_ids_are_remembered,
+        replaced_ids::each_replaced_id_keeps_its_csrf_secret,
         replaced_ids::an_ending_through_a_replaced_id_ends_the_session,
         replaced_ids::an_ending_through_a_forgotten_id_ends_nothing,
         replaced_ids::a_sign_in_joins_one_through_the_same_id,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::backend::{Action, Commit, CommitAnswer, ReplacedId};
 use crate::clock::Timestamp;
 use crate::conformance::fixture::*;
+use crate::data::{CSRF_SECRET, CsrfSecret};
+use crate::delta::Delta;
 use crate::id::{JoinSalt, SessionIdHash, UserKey};
 use crate::record::NewSession;
 
@@ -79,6 +81,49 @@ pub(super) fn the_latest_replaced_ids_are_remembered(fixture: &Fixture) -> Passe
     let oldest = rest.first().unwrap_or(first);
     answered(&fixture.end(oldest)?, "Ended", "an ending eight renewals back")?;
     fixture.is_absent(&session.id_hash, "a session ended eight renewals back")
+}
+
+/// Returns a new secret, and a delta that sets it.
+fn secret() -> Passed<(CsrfSecret, Delta)> {
+    let secret = CsrfSecret::generate()?;
+    let mut delta = Delta::new();
+    delta.set(CSRF_SECRET, secret.to_value()?);
+    Ok((secret, delta))
+}
+
+pub(super) fn each_replaced_id_keeps_its_csrf_secret(fixture: &Fixture) -> Passed {
+    let keep = |expected: &[(SessionIdHash, Option<CsrfSecret>)], current: &SessionIdHash| {
+        expected.iter().try_for_each(|(id_hash, secret)| {
+            let id = fixture.is_replaced(id_hash, current, "an id with a CSRF secret")?;
+            let same = id.csrf_secret == *secret;
+            ensure!(same, "a replaced id is remembered with another CSRF secret")
+        })
+    };
+    let owner = user("u")?;
+    let new_session = fixture.new_session()?;
+    let (none, first, second) = (id_hash()?, id_hash()?, id_hash()?);
+    let (renewed, last) = (id_hash()?, id_hash()?);
+    let (before, its_delta) = secret()?;
+    let (after, next_delta) = secret()?;
+    let sign_in = |to| sign_in_to(to, &owner, &new_session);
+    for (id_hash, action, delta) in [
+        (none, Action::Create(new_session.clone()), nothing()),
+        // The secret of a replaced id is the one from before the change of this commit.
+        (none, renew_to(first, None), its_delta),
+        (first, renew_to(renewed, None), nothing()),
+        (renewed, sign_in(second), next_delta),
+    ] {
+        done(fixture.commit(&id_hash, action, &delta)?, "a commit with a CSRF secret")?;
+    }
+    let (before, after) = (Some(before), Some(after));
+    keep(&[(none, None), (first, before), (renewed, before)], &second)?;
+    // A sign-in through a replaced id replaces the current id too.
+    let (_, delta) = secret()?;
+    done(fixture.commit(&first, sign_in(last), &delta)?, "a sign-in through a replaced id")?;
+    keep(&[(first, before), (renewed, before), (second, after)], &last)?;
+    let (theirs, answer) = fixture.sign_in(&second, &user("other")?)?;
+    done(answer, "another user's sign-in through a replaced id")?;
+    keep(&[(second, after)], &theirs)
 }
 
 pub(super) fn an_ending_through_a_replaced_id_ends_the_session(fixture: &Fixture) -> Passed {

@@ -1,8 +1,9 @@
 //! The data of a session: values by name, as JSON.
 //!
-//! Uses only `error`. Sessions encode and decode values here; stores keep the JSON text of [`Data`]
-//! and read it back.
+//! Uses `error` and `id`. Sessions encode and decode values here; stores keep the JSON text of
+//! [`Data`] and read it back.
 
+mod csrf_secret;
 mod encode;
 mod finite;
 
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub use csrf_secret::CsrfSecret;
 
 /// The beginning of the names that only this crate uses.
 pub(crate) const RESERVED_PREFIX: &str = "cloakroom.";

@@ -2,6 +2,7 @@
 
 use crate::backend::{LiveSession, Unreadable};
 use crate::context::RetiredSinceOpen;
+use crate::data::CsrfSecret;
 use crate::error::Result;
 use crate::event::Event;
 use crate::id::{PublicId, SessionId, SessionIdHash, UserKey};
@@ -20,8 +21,6 @@ pub(super) struct Absence {
     pub(super) replaced_id: Option<UsedReplacedId>,
     /// Whether changes of this request were discarded.
     pub(super) has_discarded: bool,
-    /// The id for the session that is created next, from which its CSRF secret is derived.
-    pub(super) next_id: Option<SessionId>,
 }
 
 /// A replaced id with which this request looked for its session.
@@ -39,6 +38,8 @@ pub(super) struct UsedReplacedId {
     pub(super) user: Option<UserKey>,
     /// Whether the browser keeps the session's cookie when it is closed.
     pub(super) persistent: bool,
+    /// The CSRF secret that the session had while the id was current.
+    pub(super) csrf_secret: Option<CsrfSecret>,
 }
 
 impl Session {
@@ -146,6 +147,7 @@ impl Session {
             overlaps: replaced.overlaps(self.opened_at_or(self.context.now())),
             persistent: session.record.persistent,
             user: session.record.user,
+            csrf_secret: replaced.csrf_secret,
         })
     }
 

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Action, Commit, CommitAnswer, Loaded, Unreadable};
-use crate::data::CSRF_SECRET;
+use crate::data::{CSRF_SECRET, CsrfSecret};
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{SessionId, SessionIdHash, UserKey};
 use crate::record::{NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::renewal::Renewal;
 use crate::session::{Session, State};
@@ -221,15 +220,10 @@ impl Session {
             return Ok(());
         }
         let new_session = self.new_session(state, None)?;
-        let next_id = match &mut state.load_state {
-            LoadState::Absent(absence) => absence.next_id.take(),
-            _ => None,
-        };
-        let id = next_id.map_or_else(SessionId::generate, Ok)?;
+        let id = SessionId::generate()?;
         let id_hash = id.hash(self.realm_tag());
         let action = Action::Create(new_session);
-        // A token of this request stays valid, even if it was made before a first, failed attempt.
-        let secret = Secret::of(state).unwrap_or_else(|| Secret::from_id(&id));
+        let secret = state.csrf_secret().map_or_else(CsrfSecret::generate, Ok)?;
         let delta = DeltaPlan::WithSecret(secret);
         let plan = CommitPlan { id_hash, action, touch: state.touch, delta };
         let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
@@ -333,7 +327,7 @@ pub(super) struct CommitPlan {
 pub(super) enum DeltaPlan {
     AllChanges,
     /// All changes, with this CSRF secret: for a session that begins, and for a sign-in.
-    WithSecret(Secret),
+    WithSecret(CsrfSecret),
     /// The changes that a sign-in may merge into the session of another sign-in, with the idle
     /// limit that it sets.
     ForJoin(Option<Duration>),
@@ -345,7 +339,7 @@ impl DeltaPlan {
             DeltaPlan::AllChanges => changes.shared_delta(),
             DeltaPlan::WithSecret(secret) => {
                 let mut delta = changes.delta().clone();
-                delta.set(CSRF_SECRET, secret.value()?);
+                delta.set(CSRF_SECRET, secret.to_value()?);
                 delta.into()
             }
             DeltaPlan::ForJoin(idle_limit) => changes.delta().for_join(*idle_limit).into(),

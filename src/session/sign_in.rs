@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::backend::{Action, CommitAnswer, Loaded};
 use crate::context::contention_error;
+use crate::data::CsrfSecret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
@@ -11,7 +12,6 @@ use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
 use crate::session::commit::{CommitPlan, DeltaPlan, live_or_unreadable};
-use crate::session::csrf_secret::Secret;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
 
@@ -42,6 +42,8 @@ struct SignInPlan<'r> {
     touch: Option<Touch>,
     user: &'r UserKey,
     new_session: NewSession,
+    /// The CSRF secret from now on.
+    secret: CsrfSecret,
     /// The idle limit that replaces the manager's.
     idle_limit: Option<Duration>,
     /// The hash of the id that the sign-in replaces.
@@ -150,8 +152,18 @@ impl Session {
         let (from, join_id) = self.id_to_replace(load_state)?;
         let others = self.other_sessions(&from, load_state.public_id())?;
         let user = &user;
-        let mut plan =
-            SignInPlan { load_state, changes, touch, user, new_session, idle_limit, from, join_id };
+        let secret = CsrfSecret::generate()?;
+        let mut plan = SignInPlan {
+            load_state,
+            changes,
+            touch,
+            user,
+            new_session,
+            secret,
+            idle_limit,
+            from,
+            join_id,
+        };
         let Some(signed_in) = self.attempt_until_done(&mut plan)? else {
             self.context.events.raise(&Event::SignInRefused { user });
             return Ok(SignIn::Refused);
@@ -219,7 +231,7 @@ impl Session {
             new_session: plan.new_session.clone(),
             join_salt,
         };
-        let delta = DeltaPlan::WithSecret(Secret::from_id(&id));
+        let delta = DeltaPlan::WithSecret(plan.secret);
         let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch, delta };
         let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
         match (answer, &plan.join_id) {

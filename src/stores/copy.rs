@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::backend::{LiveSession, ReplacedBy, ReplacedId, StoreIdentity};
 use crate::clock::Timestamp;
+use crate::data::CsrfSecret;
 use crate::error::Error;
 use crate::id::{JoinSalt, PublicId, SessionIdHash};
 
@@ -54,9 +55,12 @@ impl StoredSession {
                 ReplacedBy::SignIn { salt } => (1, None, salt.as_ref().map(JoinSalt::as_bytes)),
             };
             let grace_until = grace_until.map_or(i64::MIN, Timestamp::as_millis);
-            hash.update([kind, u8::from(id.had_user), u8::from(salt.is_some())]);
+            let csrf_secret = id.csrf_secret.as_ref().map(CsrfSecret::as_bytes);
+            hash.update([kind]);
+            hash.update([id.had_user, salt.is_some(), csrf_secret.is_some()].map(u8::from));
             hash.update(grace_until.to_be_bytes());
             hash.update(salt.unwrap_or(&[0; 32]));
+            hash.update(csrf_secret.unwrap_or(&[0; 32]));
         }
         // The last part, because its length varies.
         hash.update(self.session.record.to_json());

@@ -242,7 +242,7 @@ fn a_csrf_token_in_flight_is_valid_with_the_replaced_id() {
                 let (shown, headers) = token(&app, &mut old);
                 assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "{by:?}");
                 assert!(verify(&app, &old, &shown), "{by:?}");
-                // A renewal keeps the secret, which is derived from the id before it.
+                // A renewal keeps the secret.
                 let is_kept = matches!(by, By::Renewal | By::RenewalOfAda);
                 assert_eq!(verify(&app, &new, &shown), is_kept, "{by:?}");
                 assert!(!verify(&app, &Browser::default(), &shown), "{by:?}");
@@ -254,6 +254,60 @@ fn a_csrf_token_in_flight_is_valid_with_the_replaced_id() {
                 (old, new) = by.replace(&app);
             }
             assert_untouched(&app, &new, by, "a page");
+        }
+    });
+}
+
+#[test]
+fn ids_from_before_and_after_a_sign_in_share_no_csrf_token() {
+    on_every_store(defaults, |app| {
+        let mut browser = app.visitor(1);
+        // Known to a thief who has planted the id.
+        let (planted, _) = token(&app, &mut browser);
+        let mut ids: Vec<Browser> = Vec::new();
+        let mut change = |ids: &mut Vec<Browser>, act: fn(&Session)| {
+            ids.push(browser.clone());
+            browser.request(&app.sessions, act);
+        };
+        change(&mut ids, |session| session.renew().unwrap());
+        change(&mut ids, |session| session.renew().unwrap());
+        change(&mut ids, |session| sign_in(session, "ada"));
+        change(&mut ids, |session| session.renew().unwrap());
+        // The ids of each sign-in, and of none.
+        let check = |groups: &[&[Browser]]| {
+            for (group, ids) in groups.iter().enumerate() {
+                for id in *ids {
+                    let (shown, headers) = token(&app, &mut id.clone());
+                    assert_eq!((set_cookie(&headers), headers.discarded), (None, false));
+                    for (other, ids) in groups.iter().enumerate() {
+                        for id in *ids {
+                            assert_eq!(verify(&app, id, &shown), other == group);
+                            assert_eq!(verify(&app, id, &planted), other == 0);
+                        }
+                    }
+                }
+            }
+        };
+        let (before, after) = ids.split_at(3);
+        check(&[before, &[after, &[browser.clone()]].concat()]);
+        // It does not join the sign-in, whose id was renewed, but replaces the current id.
+        let again = before[0].after_request(&app.sessions, |session| sign_in(session, "ada"));
+        check(&[before, &[after, &[browser.clone()]].concat(), &[again]]);
+    });
+}
+
+#[test]
+fn another_users_sign_in_keeps_the_csrf_secret_of_its_id() {
+    on_every_store(defaults, |app| {
+        for renews in [false, true] {
+            let mut client = app.signed_in("ada");
+            let (shown, _) = token(&app, &mut client);
+            if renews {
+                client.after_request(&app.sessions, |session| session.renew().unwrap());
+            }
+            let bob = client.after_request(&app.sessions, |session| sign_in(session, "bob"));
+            assert_eq!(user_of(&app.sessions, &bob).as_deref(), Some("bob"));
+            assert!(verify(&app, &client, &shown) && !verify(&app, &bob, &shown));
         }
     });
 }
@@ -469,6 +523,34 @@ fn a_sign_in_after_a_lost_response_keeps_the_data() {
         let mut again = client;
         again.request(&app.sessions, |session| sign_in(session, "ada"));
         assert_eq!((app.stored_n(&again), app.stored_n(&lost)), (None, Some(1)));
+    });
+}
+
+#[test]
+fn a_sign_in_form_is_valid_twice_after_renewals() {
+    on_every_store(defaults, |app| {
+        for renewals in [0, 1, 2] {
+            for is_shown_before in [true, false] {
+                let mut client = app.visitor(1);
+                let mut shown = token(&app, &mut client).0;
+                for _ in 0..renewals {
+                    client.request(&app.sessions, |session| session.renew().unwrap());
+                }
+                if !is_shown_before {
+                    shown = token(&app, &mut client).0;
+                }
+                // A double click.
+                let both = [client.open(&app.sessions), client.open(&app.sessions)];
+                let signed_in = both.map(|session| {
+                    let case = format!("{renewals} renewals");
+                    assert_eq!(session.verify_csrf(&shown).unwrap(), CsrfCheck::Valid, "{case}");
+                    sign_in(&session, "ada");
+                    client.with_response(&complete(&app.sessions, &session))
+                });
+                assert_eq!(signed_in[0].cookie, signed_in[1].cookie);
+                assert!(!verify(&app, &signed_in[0], &shown));
+            }
+        }
     });
 }
 

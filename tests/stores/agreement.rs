@@ -4,6 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloakroom::backend::{
     Action, Capabilities, Commit, CommitAnswer, Delta, Expected, LiveSession, Loaded, Maintenance,
     MaxSessions, NewSession, Store, StoreWrapper, Touch, Unreadable, Value,
@@ -75,7 +77,8 @@ fn load(store: &dyn Store, id_hash: &SessionIdHash, now: Timestamp) -> String {
     match store.load(id_hash, now).unwrap() {
         Loaded::Unreadable(Unreadable::Replaced { replaced, session }) => {
             let LiveSession { record, id_hash } = session;
-            format!("{replaced:?} {record:?} {:?}", id_hash.as_bytes())
+            let secret = replaced.csrf_secret.map(|secret| *secret.as_bytes());
+            format!("{replaced:?} {secret:?} {record:?} {:?}", id_hash.as_bytes())
         }
         Loaded::Live(LiveSession { record, id_hash }) => {
             format!("{record:?} {:?}", id_hash.as_bytes())
@@ -159,6 +162,12 @@ fn run(stores: &[(&str, Box<dyn Store>)], seed: u64, limits: bool) {
                 Action::End
             }
         };
+        if op == "sign in" {
+            delta.set(
+                "cloakroom.csrf",
+                Value::encode(&URL_SAFE_NO_PAD.encode(to.as_bytes())).unwrap(),
+            );
+        }
         let mut commit = Commit::new(&created, action, delta.clone(), now);
         commit.opened_at = Timestamp::from_millis(now.as_millis() - rng.next(20_000) as i64);
         if rng.next(3) == 0 {

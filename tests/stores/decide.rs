@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::panic::catch_unwind;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Decision, Delta, EndedSession, Expected, Found, IdChange,
-    LiveSession, MaxSessions, NewSession, Record, ReplacedBy, ReplacedId, SessionWrite, Touch,
-    Unreadable, UserMaximum, Value,
+    Action, Commit, CommitAnswer, CsrfSecret, Decision, Delta, EndedSession, Expected, Found,
+    IdChange, LiveSession, MaxSessions, NewSession, Record, ReplacedBy, ReplacedId, SessionWrite,
+    Touch, Unreadable, UserMaximum, Value,
 };
 use cloakroom::clock::Timestamp;
 use cloakroom::id::{JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
@@ -126,6 +128,9 @@ const PRESENTED: SessionIdHash = SessionIdHash::from_bytes([1; 32]);
 const CURRENT: SessionIdHash = SessionIdHash::from_bytes([2; 32]);
 const NEW: SessionIdHash = SessionIdHash::from_bytes([3; 32]);
 const BETWEEN: SessionIdHash = SessionIdHash::from_bytes([4; 32]);
+/// The CSRF secret of the session, and the one that it had when an id was replaced.
+const SECRET: CsrfSecret = CsrfSecret::from_bytes([5; 32]);
+const EARLIER_SECRET: CsrfSecret = CsrfSecret::from_bytes([6; 32]);
 const SALT: JoinSalt = JoinSalt::from_bytes([5; 32]);
 const NEW_SALT: JoinSalt = JoinSalt::from_bytes([6; 32]);
 const REVISION: u64 = 7;
@@ -195,6 +200,10 @@ impl Case {
         let mut delta = Delta::new();
         delta.set("kept", text(if self.change == "shrinks" { 2 * LIMIT } else { 10 }));
         delta.set("removed", text(10));
+        delta.set(
+            "cloakroom.csrf",
+            Value::encode(&URL_SAFE_NO_PAD.encode(SECRET.as_bytes())).unwrap(),
+        );
         delta.apply(&mut record);
         record.user = self.owner().map(user);
         record.authenticated = record.user.as_ref().map(|_| signed_in);
@@ -226,6 +235,7 @@ impl Case {
                 false => ReplacedBy::SignIn { salt },
             },
             had_user: self.owner().is_some() && !self.owner.ends_with("since"),
+            csrf_secret: Some(EARLIER_SECRET),
         }
     }
 
@@ -397,7 +407,10 @@ impl Case {
             ReplacedBy::Renewal { grace_until: Some(GRACE_UNTIL) }
         };
         let had_user = self.owner().is_some();
-        ReplacedId { id_hash, successor: NEW, replaced_at: NOW, by, had_user }
+        let is_replaced_again = id_hash == PRESENTED && REPLACED.contains(&self.found);
+        let secret = if is_replaced_again { EARLIER_SECRET } else { SECRET };
+        let csrf_secret = Some(secret);
+        ReplacedId { id_hash, successor: NEW, replaced_at: NOW, by, had_user, csrf_secret }
     }
 
     fn check_answer(&self, answer: &CommitAnswer) -> &'static str {

@@ -412,6 +412,33 @@ fn a_store_that_forgets_replaced_ids_breaks_atomic_renewal() {
     says(&failures, "atomic-renewal:", renewal);
 }
 
+/// Remembers no CSRF secret of a replaced id.
+#[derive(Debug, Default)]
+struct ForgetsSecrets {
+    right: MemoryStore,
+}
+
+impl StoreWrapper for ForgetsSecrets {
+    wraps_a_right_store!();
+
+    fn wrap_load(&self, id_hash: &SessionIdHash, now: Timestamp) -> Result<Loaded> {
+        Ok(match self.right.load(id_hash, now)? {
+            Loaded::Unreadable(Unreadable::Replaced { mut replaced, session }) => {
+                replaced.csrf_secret = None;
+                Loaded::Unreadable(Unreadable::Replaced { replaced, session })
+            }
+            found => found,
+        })
+    }
+}
+
+#[test]
+fn a_store_that_forgets_csrf_secrets_breaks_atomic_renewal() {
+    let failures = failures_of::<ForgetsSecrets>();
+    let secret = "a replaced id is remembered with another CSRF secret";
+    says(&failures, "atomic-renewal:", secret);
+}
+
 /// Panics where it should say no.
 #[derive(Debug, Default)]
 struct Panics {

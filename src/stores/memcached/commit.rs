@@ -173,7 +173,7 @@ impl Attempts<'_> {
             (SessionWrite::Move { key, session, id_change }, _) => {
                 let IdChange { previous, presented } = id_change;
                 let redirect = match presented {
-                    Some(presented) => Redirect::of_sign_in_through(presented, previous.id_hash),
+                    Some(presented) => Redirect::of_sign_in_through(presented, previous),
                     None => Redirect::of(previous),
                 };
                 self.move_session(*key, &redirect, session, *presented)

@@ -30,7 +30,10 @@ impl RedirectPath {
         if redirect.presented == Some(self.requested) {
             // A sign-in through the requested id has replaced the id `at`. It counts as the last
             // replacement of the requested id too, whose own redirect may be of an earlier one.
-            self.replaced = Some(redirect.replaced_id(self.requested));
+            // The redirect has the secret of `at`; the lookup began with the requested id's own.
+            let csrf_secret = self.replaced.and_then(|replaced| replaced.csrf_secret);
+            let id = redirect.replaced_id(self.requested);
+            self.replaced = Some(ReplacedId { csrf_secret, ..id });
             self.redirects = 0;
         } else {
             let ends_here = redirect.finds_no_session()

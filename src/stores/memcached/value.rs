@@ -3,6 +3,7 @@
 
 use crate::backend::{CacheEntry, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
+use crate::data::CsrfSecret;
 use crate::error::{Error, ErrorKind};
 use crate::id::{JoinSalt, SessionIdHash};
 use crate::record::Record;
@@ -35,6 +36,7 @@ pub(super) struct Redirect {
     pub(super) replaced_at: Timestamp,
     pub(super) by: ReplacedBy,
     pub(super) had_user: bool,
+    pub(super) csrf_secret: Option<CsrfSecret>,
     /// The successor is the id of a new session, as at the sign-in of another user. Older ids of
     /// the previous session do not find it.
     pub(super) to_new_session: bool,
@@ -47,21 +49,23 @@ pub(super) struct Redirect {
 impl Redirect {
     /// Makes the redirect from the id `replaced`.
     pub(super) fn of(replaced: &ReplacedId) -> Self {
-        let ReplacedId { successor: to, replaced_at, by, had_user, .. } = *replaced;
-        Redirect { to, replaced_at, by, had_user, to_new_session: false, presented: None }
+        let ReplacedId { successor: to, replaced_at, by, had_user, csrf_secret, .. } = *replaced;
+        let (to_new_session, presented) = (false, None);
+        Redirect { to, replaced_at, by, had_user, csrf_secret, to_new_session, presented }
     }
 
-    /// Makes the redirect from `id_hash`, which a sign-in through the id `presented` has replaced,
-    /// to the same session.
-    pub(super) fn of_sign_in_through(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
-        Redirect { presented: other, ..Redirect::of(presented) }
+    /// Makes the redirect from the id `previous`, which a sign-in through the earlier id
+    /// `presented` has replaced, to the same session.
+    pub(super) fn of_sign_in_through(presented: &ReplacedId, previous: &ReplacedId) -> Self {
+        let csrf_secret = previous.csrf_secret;
+        Redirect { presented: Some(presented.id_hash), csrf_secret, ..Redirect::of(presented) }
     }
 
     /// Makes the redirect from `id_hash` to a new session, created by a sign-in through the id
     /// `presented`.
     pub(super) fn to_new(presented: &ReplacedId, id_hash: SessionIdHash) -> Self {
-        Redirect { to_new_session: true, ..Redirect::of_sign_in_through(presented, id_hash) }
+        let other = (presented.id_hash != id_hash).then_some(presented.id_hash);
+        Redirect { to_new_session: true, presented: other, ..Redirect::of(presented) }
     }
 
     /// Returns whether the id finds no session: only the presented id finds a new session.
@@ -71,14 +75,14 @@ impl Redirect {
 
     /// Returns the replaced id of a redirect that is stored under `id_hash`.
     pub(super) fn replaced_id(&self, id_hash: SessionIdHash) -> ReplacedId {
-        let Redirect { to, replaced_at, mut by, had_user, presented, .. } = *self;
+        let Redirect { to, replaced_at, mut by, had_user, csrf_secret, presented, .. } = *self;
         if let ReplacedBy::SignIn { salt } = &mut by
             && presented.is_some_and(|presented| presented != id_hash)
         {
             // The salt belongs to the presented id.
             *salt = None;
         }
-        ReplacedId { id_hash, successor: to, replaced_at, by, had_user }
+        ReplacedId { id_hash, successor: to, replaced_at, by, had_user, csrf_secret }
     }
 }
 
@@ -144,7 +148,7 @@ impl ItemState {
 
 impl Redirect {
     /// Encodes the new id, the time, the kind of replacement, the flags, the end of the grace, the
-    /// salt and the presented id, each of a fixed length.
+    /// salt, the presented id and the CSRF secret, each of a fixed length.
     fn encode(&self) -> Vec<u8> {
         let (by, grace, salt) = match &self.by {
             ReplacedBy::Renewal { grace_until } => (b'R', *grace_until, None),
@@ -154,7 +158,8 @@ impl Redirect {
         let grace = grace.map_or(i64::MIN, Timestamp::as_millis);
         let flags = u8::from(self.had_user)
             | u8::from(self.to_new_session) << 1
-            | u8::from(self.presented.is_some()) << 2;
+            | u8::from(self.presented.is_some()) << 2
+            | u8::from(self.csrf_secret.is_some()) << 3;
         [
             &self.to.as_bytes()[..],
             &self.replaced_at.as_millis().to_be_bytes(),
@@ -162,6 +167,7 @@ impl Redirect {
             &grace.to_be_bytes(),
             salt.map_or(&[0; 32][..], |salt| salt.as_bytes()),
             self.presented.as_ref().map_or(&[0; 32][..], |id_hash| id_hash.as_bytes()),
+            self.csrf_secret.as_ref().map_or(&[0; 32][..], |secret| secret.as_bytes()),
         ]
         .concat()
     }
@@ -169,10 +175,11 @@ impl Redirect {
     fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (to, rest) = bytes.split_first_chunk::<32>()?;
         let (replaced_at, rest) = rest.split_first_chunk::<8>()?;
-        let ([by, flags @ 0..=7], rest) = rest.split_first_chunk::<2>()? else { return None };
+        let ([by, flags @ 0..=15], rest) = rest.split_first_chunk::<2>()? else { return None };
         let (grace, rest) = rest.split_first_chunk::<8>()?;
         let (salt, rest) = rest.split_first_chunk::<32>()?;
         let (presented, rest) = rest.split_first_chunk::<32>()?;
+        let (csrf_secret, rest) = rest.split_first_chunk::<32>()?;
         let grace = i64::from_be_bytes(*grace);
         let by = match by {
             b'R' => ReplacedBy::Renewal {
@@ -187,6 +194,7 @@ impl Redirect {
             replaced_at: Timestamp::from_millis(i64::from_be_bytes(*replaced_at)),
             by,
             had_user: flags & 1 != 0,
+            csrf_secret: (flags & 8 != 0).then_some(CsrfSecret::from_bytes(*csrf_secret)),
             to_new_session: flags & 2 != 0,
             presented: (flags & 4 != 0).then_some(SessionIdHash::from_bytes(*presented)),
         };
@@ -259,12 +267,22 @@ mod tests {
     fn states() -> Vec<ItemState> {
         let by = ReplacedBy::Renewal { grace_until: None };
         let had_user = true;
+        let csrf_secret = None;
         let to_new_session = false;
         let presented = None;
-        let redirect =
-            Redirect { to: KEY, replaced_at: NOW, by, had_user, to_new_session, presented };
+        let redirect = Redirect {
+            to: KEY,
+            replaced_at: NOW,
+            by,
+            had_user,
+            csrf_secret,
+            to_new_session,
+            presented,
+        };
         let by = ReplacedBy::Renewal { grace_until: Some(NOW + ReplacedId::REMEMBERED) };
-        let graced = Redirect { by, had_user: false, to_new_session: true, ..redirect };
+        let csrf_secret = Some(CsrfSecret::from_bytes([3; 32]));
+        let graced =
+            Redirect { by, had_user: false, csrf_secret, to_new_session: true, ..redirect };
         let sign_in = |salt| Redirect { by: ReplacedBy::SignIn { salt }, ..redirect };
         vec![
             ItemState::Live(a_record()),

@@ -82,6 +82,7 @@ columns!(replaced(replaced_id: &ReplacedId) {
         ReplacedBy::Renewal { .. } => None,
     }),
     had_user: Bool(replaced_id.had_user),
+    csrf_secret: Bytes(replaced_id.csrf_secret.as_ref().map(|secret| secret.as_bytes().as_slice())),
     forget_at: Int(Some(replaced_id.forget_at().as_millis())),
 });
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{Found, LiveSession, ReplacedBy, ReplacedId};
 use crate::clock::Timestamp;
-use crate::data::Data;
+use crate::data::{CsrfSecret, Data};
 use crate::error::Result;
 use crate::id::{IdpSessionId, JoinSalt, PublicId, Realm, SessionIdHash, UserKey};
 use crate::lifetime::Limits;
@@ -139,12 +139,16 @@ pub(crate) fn replaced_id<R: SqlRow>(row: &R, first: usize) -> Result<ReplacedId
         let grace_until = row.optional_time(first + replaced::grace_until)?;
         ReplacedBy::Renewal { grace_until }
     };
+    let csrf_secret = row.bytes(first + replaced::csrf_secret)?;
     Ok(ReplacedId {
         id_hash: SessionIdHash::from_bytes(row.array(first + replaced::id_hash)?),
         successor: SessionIdHash::from_bytes(row.array(first + replaced::successor)?),
         replaced_at: row.time(first + replaced::replaced_at)?,
         by,
         had_user: row.flag(first + replaced::had_user)?,
+        csrf_secret: csrf_secret
+            .and_then(|secret| secret.try_into().ok())
+            .map(CsrfSecret::from_bytes),
     })
 }
 

@@ -43,28 +43,28 @@ fn two_overlapping_first_pages_both_show_valid_tokens() {
 }
 
 #[test]
-fn a_session_without_a_secret_gets_one_of_its_id() {
+fn a_session_without_a_secret_gets_one_with_the_next_token() {
     on_both_stores(defaults, |app| {
         let (mut browser, token) = visitor_with_token(&app);
         app.remove_secret(&browser);
         assert!(!holds(&app, &browser, &token));
-        let pages = [browser.open(&app.sessions), browser.open(&app.sessions)];
+        let page = browser.open(&app.sessions);
         let commits = app.store.calls(Call::Commit);
-        let tokens = pages.each_ref().map(|page| page.csrf_token().unwrap());
+        let tokens = [page.csrf_token().unwrap(), page.csrf_token().unwrap()];
         assert_eq!(app.store.calls(Call::Commit), commits);
-        for page in &pages {
-            complete(&app.sessions, page);
-            assert!(tokens.iter().chain([&token]).all(|token| holds(&app, &browser, token)));
-        }
+        complete(&app.sessions, &page);
+        assert!(tokens.iter().all(|token| holds(&app, &browser, token)));
+        assert!(!holds(&app, &browser, &token));
         // With the other changes of the request, in one commit.
         app.remove_secret(&browser);
         let commits = app.store.calls(Call::Commit);
+        let mut shown = String::new();
         browser.request(&app.sessions, |session| {
             session.set("n", 2).unwrap();
-            session.csrf_token().unwrap();
+            shown = session.csrf_token().unwrap();
         });
         assert_eq!(app.store.calls(Call::Commit), commits + 1);
-        assert!(holds(&app, &browser, &token));
+        assert!(holds(&app, &browser, &shown));
         assert_eq!(app.stored_n(&browser), Some(2));
     });
 }
@@ -211,9 +211,27 @@ fn a_page_of_a_renewed_id_leaves_the_new_one_alone() {
         assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
         assert!(holds(&app, &browser, &token));
         for (browser, token) in [(&late, &shown), (&late, &token), (&browser, &shown)] {
-            assert!(holds(&app, browser, token), "all follow from the id that had the first page");
+            assert!(holds(&app, browser, token), "the renewal keeps the secret");
         }
         assert_eq!(app.rows(), 1);
+    });
+}
+
+#[test]
+fn a_replaced_id_without_a_secret_has_no_valid_token() {
+    on_both_stores(defaults, |app| {
+        let (mut browser, token) = visitor_with_token(&app);
+        app.remove_secret(&browser);
+        let mut late = browser.clone();
+        browser.request(&app.sessions, |session| session.renew().unwrap());
+        let mut shown = String::new();
+        let headers = late.request(&app.sessions, |session| {
+            shown = session.csrf_token().unwrap();
+        });
+        assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
+        for token in [&token, &shown] {
+            assert!(!holds(&app, &late, token) && !holds(&app, &browser, token));
+        }
     });
 }
 

@@ -3,8 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cloakroom::backend::{
-    Action, Commit, CommitAnswer, Delta, LiveSession, Loaded, ReplacedBy, Store, Touch, Unreadable,
+    Action, Commit, CommitAnswer, CsrfSecret, Delta, LiveSession, Loaded, ReplacedBy, Store, Touch,
+    Unreadable,
 };
 use cloakroom::id::{JoinSalt, SessionIdHash};
 use cloakroom::stores::memcached::MemcachedStore;
@@ -439,17 +442,24 @@ fn a_write_whose_answer_was_lost_is_neither_done_nor_undone() {
 }
 
 /// A sign-in that presents a replaced id records, in the same write as its move, that it has
-/// replaced that id.
+/// replaced that id. Each id keeps its CSRF secret.
 #[test]
 fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
     let requests = StoppableRequests::new();
+    let set_secret = |id_hash: &SessionIdHash, byte| {
+        let secret = setting("cloakroom.csrf", URL_SAFE_NO_PAD.encode([byte; 32]));
+        merge(&requests.store, id_hash, &secret).unwrap();
+    };
+    let secret = |byte| Some(CsrfSecret::from_bytes([byte; 32]));
     let [signed_in, loaded] = [590, 620].map(|seconds| NOW + Duration::from_secs(seconds));
     for over_another in [false, true] {
         let operation = if over_another { Operation::SignInOverAnother } else { Operation::SignIn };
         let id_hash = requests.session(operation);
         let renewed = new_id_hash();
         let to = new_id_hash();
+        set_secret(&id_hash, 1);
         renew(&requests.store, &id_hash, &renewed, None).unwrap();
+        set_secret(&renewed, 2);
         let action = Action::SignIn {
             to,
             user: user("bob"),
@@ -468,6 +478,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
                 assert_eq!((replaced.id_hash, replaced.replaced_at), (id_hash, signed_in));
                 let salt = Some(JoinSalt::from_bytes([7; 32]));
                 assert_eq!(replaced.by, ReplacedBy::SignIn { salt }, "a second click can join");
+                assert_eq!(replaced.csrf_secret, secret(1));
             }
             other => panic!("{operation:?}: {other:?}"),
         }
@@ -477,6 +488,7 @@ fn a_sign_in_by_a_replaced_id_replaces_it_again_at_once() {
             (true, Loaded::Unreadable(Unreadable::NotFound { .. })) => {}
             (false, Loaded::Unreadable(Unreadable::Replaced { replaced, .. })) => {
                 assert_eq!(replaced.by, ReplacedBy::SignIn { salt: None });
+                assert_eq!(replaced.csrf_secret, secret(2));
             }
             (_, other) => panic!("{operation:?}: {other:?}"),
         }

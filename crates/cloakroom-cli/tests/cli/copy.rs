@@ -154,6 +154,10 @@ fn users_stay_signed_in_when_their_sessions_move_and_come_back() {
     assert_eq!(session.get::<String>("text").unwrap().unwrap(), "a\u{0}b é \u{10ffff}");
     let stored = shared().sql(&format!("SELECT encode(data, 'hex') FROM {}", moved.table));
     assert!(stored == data, "not one byte is rewritten");
+    let secret = "SELECT lower(hex(csrf_secret)) FROM cloakroom_sessions_replaced";
+    let copied = format!("SELECT encode(csrf_secret, 'hex') FROM {}_replaced", moved.table);
+    let (secret, copied) = (read(secret), shared().sql(&copied));
+    assert!(copied == secret && secret.len() == 64, "of the replaced id");
 
     let back = moved.folder.path("back.db");
     let (back, url) = (back.to_str().unwrap(), shared().url());
