@@ -30,8 +30,8 @@ pub struct Commit {
     /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. For
-    /// stores that can skip the lookup by [`merge_into_loaded`](Self::merge_into_loaded); others
-    /// ignore it.
+    /// stores that can skip the lookup by [`merge_into_loaded`](Self::merge_into_loaded), as the one
+    /// for PostgreSQL does to save a round trip; others ignore it.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
@@ -501,11 +501,11 @@ impl Commit {
         !matches!(self.action, Action::Create(_) | Action::Merge)
     }
 
-    /// Returns the maximum for a sign-in; `None` for another action, or without a
-    /// [`max_sessions`](Self::max_sessions). For stores that read the user's sessions before the
-    /// decision; it may still have [none](Decision::user_maximum) to apply.
+    /// Returns the maximum that the [decision](Decision::user_maximum) may apply, for stores that
+    /// read the user's sessions before it; `None` for another action than a sign-in, or without a
+    /// [`max_sessions`](Self::max_sessions).
     #[must_use]
-    pub fn user_maximum(&self) -> Option<UserMaximum> {
+    pub fn possible_maximum(&self) -> Option<UserMaximum> {
         let Action::SignIn { user, new_session, .. } = &self.action else { return None };
         let max_sessions = self.max_sessions?;
         Some(UserMaximum { user: user.clone(), realm: new_session.realm.clone(), max_sessions })
@@ -598,7 +598,7 @@ impl Commit {
         let insert = |replaced| -> Result<Decision<K>> {
             let session = self.create(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
-            Ok(Decision { user_maximum: self.user_maximum(), ..write.into() })
+            Ok(Decision { user_maximum: self.possible_maximum(), ..write.into() })
         };
         let (session, key, replaced) = match found {
             // A sign-in does not need the previous session, and must not fail because that one has
@@ -610,7 +610,7 @@ impl Commit {
             Found::Live { session, key } => (session, key, None),
             Found::Replaced { replaced, session, key } => (session, key, Some(replaced)),
         };
-        // The secret from after a sign-in must not become valid for a presented id from before it.
+        // A presented id keeps the secret that it had, and never gets that of a later sign-in.
         let current_secret = CsrfSecret::from_data(&session.record.data);
         let secret = replaced.map_or(current_secret, |replaced| replaced.csrf_secret);
         if session.record.user.iter().any(|owner| owner != user) {
@@ -653,7 +653,7 @@ impl Commit {
         self.check_size(&record, bytes)?;
         let session = LiveSession { record, id_hash: to };
         let write = SessionWrite::Move { key, session, id_change };
-        Ok(Decision { user_maximum: self.user_maximum(), ..write.into() })
+        Ok(Decision { user_maximum: self.possible_maximum(), ..write.into() })
     }
 
     /// Returns the salt of the sign-in that replaced the id, if one through that id, of the same

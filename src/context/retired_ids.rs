@@ -16,8 +16,8 @@ use crate::sync::{Condvar, IgnorePoison, Mutex, MutexGuard};
 #[derive(Debug)]
 pub(crate) struct RetiredIds {
     /// The logical clock. It advances under the lock: by one tick for each retired id, for each
-    /// revocation of everyone, and when a call that retires ids begins. Every request reads it,
-    /// which costs less than reading a real clock.
+    /// revocation of everyone, and when a call that retires ids begins. No two events have the same
+    /// time, and it never goes back, unlike a real clock.
     ticks: AtomicU64,
     memory: Mutex<Memory>,
     /// Notified when a call is no longer in flight.

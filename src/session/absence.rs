@@ -55,6 +55,8 @@ impl Session {
     /// | overlaps the replacement of its id | discarded | no effect |
     /// | presents an id that was retired since the request was opened | discarded | discarded |
     /// | any other | create a session | no effect |
+    ///
+    /// A handler that renews the id so learns that its session has just ended.
     pub(super) fn create_or_discard(&self, state: &mut State) -> Result<()> {
         let LoadState::Absent(absence) = &state.load_state else { return Ok(()) };
         let has_values = !state.changes.delta().is_empty();
@@ -97,8 +99,9 @@ impl Session {
         let user = session.record.user.clone();
         let has_values = !state.changes.delta().is_empty();
         let discards = has_values || !matches!(unreadable, Unreadable::Replaced { .. });
-        // After a discard the response does not carry the id that this request has issued. A later
-        // sign-in of this request gets a random id, because no client could join it by that one.
+        // After a discard the response does not carry the id that this request has issued. If this
+        // request signs in later, its id is random: the issued id reaches no client, so no other
+        // sign-in can present it.
         let issued = issued.clone().filter(|_| !discards);
         self.note_unreadable(state, &id_hash, &unreadable);
         let replaced_id = self.used_replaced_id(unreadable, issued.as_ref());

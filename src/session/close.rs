@@ -152,7 +152,8 @@ impl Session {
                 && presented.id.hash(self.realm_tag()) == *id_hash
         };
         let id = &self.presented.ids.iter().find(is_to_reseal)?.id;
-        // Loads again, because another response may have given the client a newer id meanwhile.
+        // Loads again, because another response may have given the client a newer id since this
+        // request has loaded it. That response can still overtake this one.
         match self.blocking.run(|| self.context.store()?.load(id_hash, self.context.now())) {
             Ok(Loaded::Live(session)) if session.id_hash == *id_hash => Some(id),
             _ => None,

@@ -231,10 +231,12 @@ impl Session {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
         let public_id = session.record.public_id;
+        state.changes = Changes::default();
         state.set_load_state(LoadState::with_new_id(session, id));
         if let Some(cleaner) = &self.context.cleaner {
             cleaner.count_anonymous();
         }
+        // Raised last, so that a panicking listener leaves no stored change to store again.
         self.context.events.raise(&Event::Created { public_id: &public_id });
         Ok(())
     }

@@ -98,38 +98,41 @@ impl Session {
     /// Ends the sessions that a sign-in or the handler has marked for it.
     pub(super) fn end_marked_sessions(&self, ending: &mut Ending) -> Result<()> {
         while let Some(id_hash) = ending.superseded.last() {
-            self.end_session_of(id_hash, EndReason::Superseded)?;
+            let ended = self.end_session_of(id_hash)?;
             ending.superseded.pop();
+            self.report_end(ended.as_ref(), EndReason::Superseded);
         }
         if ending.sign_out == SignOut::NotRequested {
             return Ok(());
         }
         while let Some(id_hash) = ending.to_destroy.last() {
-            if self.end_session_of(id_hash, EndReason::SignedOut)? {
+            let ended = self.end_session_of(id_hash)?;
+            ending.to_destroy.pop();
+            if ended.is_some() {
                 ending.sign_out = SignOut::Done;
             }
-            ending.to_destroy.pop();
+            self.report_end(ended.as_ref(), EndReason::SignedOut);
         }
         ending.sign_out = ending.sign_out.max(SignOut::NothingToEnd);
         Ok(())
     }
 
-    /// Ends the session of this id, which may be a remembered replaced id. Returns whether there
-    /// was one.
-    pub(super) fn end_session_of(
-        &self,
-        id_hash: &SessionIdHash,
-        reason: EndReason,
-    ) -> Result<bool> {
+    /// Ends the session of this id, which may be a remembered replaced id. Returns the session, if
+    /// there was one, so that the caller can report it after it has recorded the end: the listener
+    /// of the event may panic.
+    fn end_session_of(&self, id_hash: &SessionIdHash) -> Result<Option<EndedSession>> {
         let end = Commit::new(id_hash, Action::End, Delta::new(), self.context.now());
-        let CommitAnswer::Ended(ended) = self.call_store(&end)? else { return Ok(false) };
-        self.report_end(&ended, reason);
-        Ok(true)
+        Ok(match self.call_store(&end)? {
+            CommitAnswer::Ended(ended) => Some(ended),
+            _ => None,
+        })
     }
 
-    /// Reports a session that this request has ended.
-    pub(super) fn report_end(&self, ended: &EndedSession, reason: EndReason) {
-        self.context.end_trail.report(ended, reason, None, self.address);
+    /// Reports a session that this request has ended, if there was one.
+    pub(super) fn report_end(&self, ended: Option<&EndedSession>, reason: EndReason) {
+        if let Some(ended) = ended {
+            self.context.end_trail.report(ended, reason, None, self.address);
+        }
     }
 
     /// Raises an event if the request presents a stale id and no id of a live session, and ends the
@@ -139,8 +142,9 @@ impl Session {
         let Some(UsedReplacedId { id_hash, public_id, .. }) = stale else { return Ok(()) };
         self.context.events.raise(&Event::ReplacedIdUsed { public_id, address: self.address });
         if self.context.settings.end_session_on_replaced_id {
-            self.end_session_of(id_hash, EndReason::ReplacedId)?;
+            let ended = self.end_session_of(id_hash)?;
             *replaced_id = None;
+            self.report_end(ended.as_ref(), EndReason::ReplacedId);
         }
         Ok(())
     }

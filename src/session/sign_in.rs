@@ -177,7 +177,7 @@ impl Session {
             let has_same_user = session.user.as_ref() == Some(user);
             let reason =
                 if has_same_user { EndReason::TooManySessions } else { EndReason::Superseded };
-            self.report_end(session, reason);
+            self.report_end(Some(session), reason);
         }
         if let Some(public_id) = &state.load_state.public_id() {
             self.context.events.raise(&Event::SignedIn { public_id, user, address: self.address });

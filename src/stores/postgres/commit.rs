@@ -143,7 +143,7 @@ async fn lock(
         let params = [locks.revocation.into(), locks.of_user(user).into()];
         sign_in_lock = Some(Query::new(&sql.sign_in_lock, params));
     }
-    let maximum = commit.user_maximum();
+    let maximum = commit.possible_maximum();
     let of_user = maximum.as_ref().map(|UserMaximum { user, realm, .. }| {
         Query::new(&sql.lock_of_user, [user.as_str().into(), realm.as_str().into()])
     });

@@ -83,9 +83,9 @@ pub(crate) fn record<R: SqlRow>(row: &R) -> Result<Result<Record>, R::Error> {
     let record = lenient.without_data()?;
     let text = lenient.text(session::data, Ok)?;
     let malformed_column = lenient.malformed;
-    let format = lenient.number(session::format)?.unwrap_or(u32::MAX);
+    let format = lenient.number(session::format)?;
     let data = || {
-        check_format(format)?;
+        check_format(format.ok_or_else(|| malformed(name(session::format)))?)?;
         match (malformed_column, text) {
             (None, Some(text)) => Data::from_json(text),
             (column, _) => Err(malformed(name(column.unwrap_or(session::data)))),
