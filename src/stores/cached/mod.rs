@@ -83,8 +83,12 @@ pub use builder::CachedStoreBuilder;
 /// | a commit with an unknown outcome evicted an anonymous session to make room | all |
 ///
 /// A revocation of all sessions takes effect within a second even then, by the backing store's
-/// [`epoch`](SessionIndex::epoch). The machines' clocks must be synchronized: their difference adds
-/// to these times.
+/// [`epoch`](SessionIndex::epoch), if that store has an [index](crate::backend::Store::index). The
+/// machines' clocks must be synchronized: their difference adds to these times.
+///
+/// Several backing stores can share one cache, because each has an
+/// [`identity`](SessionIndex::identity). A store without an index has none, and needs a cache of
+/// its own.
 #[derive(Debug)]
 pub struct CachedStore<C, S>(Arc<CachedInner<C, S>>);
 
