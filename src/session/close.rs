@@ -72,9 +72,7 @@ impl Session {
             Some(id) => self.fields_with_id(id, state),
             // Only a sign-out removes the cookie. If a read found no session, another response may
             // have given the browser a newer cookie, and responses arrive in any order.
-            None if state.ending.sign_out != SignOut::NotRequested
-                && !self.presented.is_empty() =>
-            {
+            None if state.ending.sign_out != SignOut::NotDone && !self.presented.is_empty() => {
                 let Context { id_settings, settings, .. } = &*self.context;
                 let mut fields = id_settings.carrier.remove(settings.no_store_when_signed_in);
                 fields.extend(id_settings.former_removals());

@@ -13,36 +13,46 @@ use crate::record::EndedSession;
 use crate::session::Session;
 use crate::session::absence::UsedReplacedId;
 
-/// The sessions that the request is still to end, and whether it signs out.
+/// The sessions that the request is still to end, and whether it has signed out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// Sessions that the handler destroyed; they end with the next commit or the request if
-    /// `sign_out` is set. An `ignore` that resets it keeps the list, because a further `destroy`
-    /// must also end a session that this request has begun, whose id it does not present.
-    pub(super) to_destroy: Vec<SessionIdHash>,
+    pub(super) destroy: Destroy,
+    /// The sessions that a `destroy` ends. An `ignore` that cancels it keeps the list, because a
+    /// further `destroy` must also end a session that this request has begun, whose id it does not
+    /// present.
+    to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
     pub(super) superseded: Vec<SessionIdHash>,
     pub(super) sign_out: SignOut,
 }
 
-/// Whether the request signs out: the response then removes the cookie.
+/// Whether the next commit carries out a `destroy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Destroy {
+    #[default]
+    NotRequested,
+    /// Yes, unless an `ignore` cancels it.
+    Requested,
+    /// Yes: a commit has ended a part of the sessions.
+    Begun,
+}
+
+/// Whether the request has signed out: the response then removes the cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SignOut {
     #[default]
-    NotRequested,
-    /// The next commit carries it out, unless an `ignore` cancels it.
-    Requested,
-    /// A commit has carried it out, and has found no session to end.
+    NotDone,
+    /// A commit has carried out a `destroy`, and has found no session to end.
     NothingToEnd,
-    /// A session has ended; others of the list may still have to.
+    /// A session has ended.
     Done,
 }
 
 impl Ending {
     /// Returns whether a `destroy` of the handler is not carried out yet.
     pub(super) fn is_unfinished(&self) -> bool {
-        self.sign_out != SignOut::NotRequested && !self.to_destroy.is_empty()
+        self.destroy != Destroy::NotRequested && !self.to_destroy.is_empty()
     }
 }
 
@@ -82,7 +92,8 @@ impl Session {
                 state.ending.to_destroy.push(id_hash);
             }
         }
-        state.continue_after_own_end(SignOut::Requested);
+        state.ending.destroy = state.ending.destroy.max(Destroy::Requested);
+        state.continue_after_own_end();
         Ok(())
     }
 
@@ -91,7 +102,8 @@ impl Session {
     pub(crate) fn apply_own_revocation(&self, has_ended: impl FnOnce(&LiveSession) -> bool) {
         let mut state = self.lock();
         if !state.is_closed && state.load_state.session().is_some_and(has_ended) {
-            state.continue_after_own_end(SignOut::Done);
+            state.ending.sign_out = SignOut::Done;
+            state.continue_after_own_end();
         }
     }
 
@@ -102,17 +114,19 @@ impl Session {
             ending.superseded.pop();
             self.report_end(ended.as_ref(), EndReason::Superseded);
         }
-        if ending.sign_out == SignOut::NotRequested {
+        if ending.destroy == Destroy::NotRequested {
             return Ok(());
         }
         while let Some(id_hash) = ending.to_destroy.last() {
             let ended = self.end_session_of(id_hash)?;
             ending.to_destroy.pop();
+            ending.destroy = Destroy::Begun;
             if ended.is_some() {
                 ending.sign_out = SignOut::Done;
             }
             self.report_end(ended.as_ref(), EndReason::SignedOut);
         }
+        ending.destroy = Destroy::NotRequested;
         ending.sign_out = ending.sign_out.max(SignOut::NothingToEnd);
         Ok(())
     }

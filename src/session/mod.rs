@@ -39,7 +39,7 @@ use crate::record::{Client, Touch};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
-use ending::{Ending, SignOut};
+use ending::{Destroy, Ending};
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
@@ -202,12 +202,12 @@ impl State {
     /// Discards what the request has changed or will change, but nothing that is already done.
     fn ignore(&mut self) {
         self.is_ignored = true;
-        // The first read has handed its touch over. That of a change is still here, and is dropped.
+        // If the session was loaded, the cleaner has the touch already. That of a change is dropped.
         if let LoadState::Unread = self.load_state {
             self.touch = None;
         }
-        if self.ending.sign_out == SignOut::Requested {
-            self.ending.sign_out = SignOut::NotRequested;
+        if self.ending.destroy == Destroy::Requested {
+            self.ending.destroy = Destroy::NotRequested;
         }
     }
 
@@ -217,10 +217,9 @@ impl State {
     }
 
     /// Continues without a session, because the request ends its own or has ended it.
-    fn continue_after_own_end(&mut self, sign_out: SignOut) {
+    fn continue_after_own_end(&mut self) {
         self.set_load_state(LoadState::Absent(Absence::default()));
         self.changes = Changes::default();
-        self.ending.sign_out = self.ending.sign_out.max(sign_out);
         // An earlier `ignore` concerned the session that is gone. The sign-out must be carried out,
         // and what the request writes from now on, such as a message, begins another session.
         self.is_ignored = false;

@@ -84,10 +84,9 @@ impl Session {
         let in_cookie = matches!(self.context.id_settings.carrier, IdCarrier::Cookie(_));
         let may_outlive = in_cookie && may_outlive_cookie(record);
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
-        let Some(max_age) = max_ages.into_iter().flatten().min() else { return };
         let renewal_grace = settings.renewal_grace.unwrap_or_default();
         let opened_at = self.opened_at_or(touch.seen);
-        if !is_old(record, max_age, touch.seen)
+        if !max_ages.into_iter().flatten().any(|age| is_old(record, age, touch.seen))
             && !has_lost_id(session, found_by, renewal_grace, opened_at)
         {
             return;

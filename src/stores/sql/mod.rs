@@ -4,6 +4,8 @@
 pub(super) mod columns;
 pub(super) mod decode;
 
+use std::slice;
+
 use crate::backend::{StoreIdentity, TouchError};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,27 +55,31 @@ pub(super) fn created_counts(periods: &[Timestamp], now: Timestamp) -> String {
 }
 
 /// Writes a batch of touches by `write`, a transaction. An error that may concern one row, such as
-/// that of a trigger, undoes all of it; then each half is written alone, and so on, until the store
-/// itself fails.
+/// that of a trigger, undoes it all; then each touch is written alone, until the store itself
+/// fails. (Halves would take fewer transactions, but a trigger that rolls back would undo more of
+/// them, and with each the other work of its group.)
 pub(super) fn touch(
     batch: &[(SessionIdHash, Touch)],
     write: impl Fn(&[(SessionIdHash, Touch)]) -> Result<()>,
 ) -> Result<(), TouchError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    match write(batch) {
+        Err(error) if error.kind().may_concern_one_session() && batch.len() > 1 => {}
+        Err(error) if error.kind().may_concern_one_session() => {
+            return TouchError::check(batch.iter().map(|touch| (*touch, error.clone())).collect());
+        }
+        written => return Ok(written?),
+    }
     let mut failed = Vec::new();
-    let mut parts = if batch.is_empty() { vec![] } else { vec![batch] };
-    while let Some(part) = parts.pop() {
-        let Err(error) = write(part) else { continue };
+    let mut rest = batch.iter();
+    while let Some(one) = rest.next() {
+        let Err(error) = write(slice::from_ref(one)) else { continue };
+        failed.push((*one, error.clone()));
         if !error.kind().may_concern_one_session() {
-            if part.len() == batch.len() {
-                return Err(TouchError::Store(error));
-            }
-            let unwritten = [part].into_iter().chain(parts.drain(..).rev()).flatten();
-            failed.extend(unwritten.map(|touch| (*touch, error.clone())));
-        } else if let [one] = part {
-            failed.push((*one, error));
-        } else {
-            let (first, second) = part.split_at(part.len() / 2);
-            parts.extend([second, first]);
+            failed.extend(rest.map(|touch| (*touch, error.clone())));
+            break;
         }
     }
     TouchError::check(failed)
@@ -151,19 +157,5 @@ mod tests {
         let kinds = [(1, ErrorKind::Unexpected), (3, ErrorKind::Busy), (4, ErrorKind::Busy)];
         assert_eq!(failed, kinds.map(|(n, kind)| (batch[n], kind)));
         assert_eq!(calls.get(), 4, "the last one is not tried");
-    }
-
-    #[test]
-    fn a_touch_that_fails_costs_few_transactions() {
-        let seen = Touch::at(Timestamp::from_millis(0));
-        let batch: Vec<_> = (0..=255).map(|n| (SessionIdHash::from_bytes([n; 32]), seen)).collect();
-        let calls = Cell::new(0);
-        let written = super::touch(&batch, |part| {
-            calls.set(calls.get() + 1);
-            let error = || Error::new(ErrorKind::Unexpected, "record activity");
-            if part.contains(&batch[77]) { Err(error()) } else { Ok(()) }
-        });
-        assert!(matches!(written, Err(TouchError::Sessions(failed)) if failed[0].0 == batch[77]));
-        assert_eq!(calls.get(), 1 + 2 * 8);
     }
 }

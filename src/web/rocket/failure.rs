@@ -61,7 +61,7 @@ pub(super) fn watch_request(request: &Request<'_>) {
 ///
 /// | response | outcome |
 /// |---|---|
-/// | of a handler, with a status below 500 | completed |
+/// | of a handler, with a status below 500, unless an error was reported before the first session was opened | completed |
 /// | after a panic | panicked |
 /// | after an error that was reported | server error |
 /// | any other | that of its status |

@@ -41,7 +41,7 @@
 //! if one was called, have returned. If the status of the response is 5xx, or if the handler
 //! panicked or returned an error of this crate, [`Outcome`](crate::adapter::Outcome) says what is
 //! stored. The error of a guard does not count if the handler takes the guard as an `Option` or a
-//! `Result`.
+//! `Result`, and a guard before it has opened the session.
 //!
 //! If storing fails, the matching catcher makes the response. It keeps the headers that the server,
 //! or a fairing that was attached before the manager, adds to every response (`Server`, CORS), so

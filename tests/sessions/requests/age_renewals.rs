@@ -8,7 +8,7 @@ use cloakroom::adapter::{Outcome, RequestHead};
 use cloakroom::csrf::CsrfCheck;
 use cloakroom::event::EventKind;
 use cloakroom::manager::SessionManagerBuilder;
-use cloakroom::{CommitOutcome, ErrorKind, MemoryStore, Session, SessionManager};
+use cloakroom::{CommitOutcome, ErrorKind, Lifetime, MemoryStore, Session, SessionManager};
 
 use crate::common::HOUR;
 use crate::common::app::{
@@ -219,6 +219,22 @@ fn a_client_that_lost_the_new_id_gets_another_one() {
         app.clock.advance(MINUTE);
         assert_eq!((app.stored_n(&browser), app.stored_n(&lost)), (Some(1), None));
         assert_eq!(app.count(EventKind::Renewed), 2);
+    });
+}
+
+/// After the renewal the session ends before the new cookie does, so no age is reached any more.
+#[test]
+fn a_lost_id_is_sent_again_although_no_age_is_reached() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let long =
+        |builder: SessionManagerBuilder| builder.anonymous_lifetime(Lifetime::absolute(DAY * 500));
+    on_every_store(long, |app| {
+        let mut browser = app.visitor(1);
+        app.clock.advance(DAY * 200);
+        browser.after_request(&app.sessions, read);
+        assert_eq!(app.count(EventKind::Renewed), 1);
+        app.clock.advance(SECOND * 30);
+        assert_new_id(&browser.request(&app.sessions, read));
     });
 }
 

@@ -87,6 +87,22 @@ fn an_ignore_after_the_end_of_the_session_keeps_the_sign_out() {
 }
 
 #[test]
+fn an_ignore_cancels_a_second_destroy() {
+    on_both_stores(asked_for, |app| {
+        let mut browser = app.signed_in("ada");
+        browser.request(&app.sessions, |session| {
+            session.destroy().unwrap();
+            let signed_in = session.sign_in(user("bob"));
+            assert_eq!(signed_in.unwrap(), cloakroom::SignIn::Done);
+            assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
+            session.destroy().unwrap();
+            session.ignore().unwrap();
+        });
+        assert_eq!(app.rows(), 1, "ada's session has ended, bob's stays");
+    });
+}
+
+#[test]
 fn an_ignore_does_not_cancel_a_destroy_that_is_partly_done() {
     on_both_stores(asked_for, |app| {
         let visitors = [app.visitor(1), app.visitor(2)];
