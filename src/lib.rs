@@ -31,11 +31,11 @@
 //!
 //! # Usage
 //!
-//! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
-//! compiler. The adapters in [`web`] open and close the session. The program below is on Rocket;
-//! [servers](guide::servers) has one on rouille, and says which server to choose. Version 0.1 is
-//! not yet on crates.io, so `Cargo.toml` names the path of a copy of the repository; the
-//! [features](#features) are listed below:
+//! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
+//! system ([tested on Linux only](guide::platforms)). The adapters in [`web`] open and close the
+//! session. The program below is on Rocket; [servers](guide::servers) has one on rouille, and says
+//! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
+//! copy of the repository; the [features](#features) are listed below:
 //!
 //! ```toml
 //! [dependencies]
@@ -66,9 +66,9 @@
 //!
 //! The defaults are meant for production. A `POST` that a page of another origin sends is answered
 //! with 403, before the handler runs. A session ends after a day without activity, and at the
-//! latest 30 days after it began or after its last sign-in; without a user, after 7 days. With
-//! SQLite, a power cut can lose values and anonymous sessions of about the last minute ([in some
-//! cases of more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
+//! latest 30 days after its last sign-in, or 7 days after it began if it has no user. With SQLite,
+//! a power cut can lose values and anonymous sessions of about the last minute ([in some cases of
+//! more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
 //!
 //! # A session over two requests
 //!
@@ -109,7 +109,8 @@
 //! The calls return a [`Result`], and a handler can pass every error on with `?`. The client then
 //! sees a page with the status 503 if the store is busy or cannot be reached, 403 for
 //! [`ErrorKind::CrossOrigin`], and otherwise 500. The log has the details. The values that the
-//! request has changed are discarded, but a sign-in stays, and a sign-out is carried out. The
+//! request has changed are discarded; a sign-in that has returned stays. A sign-out is carried out
+//! even if the handler fails, but not if the store fails: the user must then sign out again. The
 //! [guide](guide::errors) says how to answer with a page of your own.
 //!
 //! # Cookbook
