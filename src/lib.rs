@@ -23,11 +23,11 @@
 //! # Overview
 //!
 //! An application uses four types and an adapter. One [`SessionManager`] has the settings, opens
-//! the session of each request, and lists and ends the sessions of a user. A [`Session`] is that of
-//! one request: it reads and changes values, and signs the user in and out. A store, such as
-//! [`SqliteStore`] or [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you
-//! identify a user; use one that never changes, such as the primary key of the row. An adapter in
-//! [`web`] connects a server with the manager.
+//! the session of each request, and lists and ends the sessions of a user. A [`Session`] is the
+//! session as one request sees it: it reads and changes values, and signs the user in and out. A
+//! store, such as [`SqliteStore`] or [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text
+//! by which you identify a user; use one that never changes, such as the primary key of the row. An
+//! adapter in [`web`] connects a server with the manager.
 //!
 //! # Usage
 //!
@@ -70,40 +70,6 @@
 //! a power cut can lose values and anonymous sessions of about the last minute ([in some cases of
 //! more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
 //!
-//! # A session over two requests
-//!
-//! An adapter opens and closes the session of each request. This program does so itself:
-//!
-//! ```
-//! use cloakroom::adapter::Outcome;
-//! use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
-//!
-//! # fn main() -> cloakroom::Result<()> {
-//! let sessions = SessionManager::new(MemoryStore::new())?;
-//!
-//! // The first request has no cookie. Its handler checks a password and signs the user in.
-//! let session = sessions.open(None);
-//! assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
-//! session.set("theme", "dark")?;
-//! let headers = sessions.close(&session, Outcome::Completed)?; // stores the changes
-//!
-//! // The response sets the cookie: `__Host-id=…; Path=/; …`.
-//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
-//! let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
-//!
-//! // The browser sends the cookie with the second request, which finds the session.
-//! let session = sessions.open(cookie);
-//! assert_eq!(session.user()?, Some(UserKey::new("ada")?));
-//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
-//! session.destroy()?; // signs the user out
-//! sessions.close(&session, Outcome::Completed)?; // the response removes the cookie
-//!
-//! // From now on the id finds no session.
-//! assert_eq!(sessions.open(cookie).user()?, None);
-//! # Ok(())
-//! # }
-//! ```
-//!
 //! # Errors
 //!
 //! The calls return a [`Result`], and a handler can pass every error on with `?`. The client then
@@ -115,8 +81,9 @@
 //!
 //! # Cookbook
 //!
-//! The calls of common pages. The [guide](#guide) has whole handlers, and [`testing`] what tests of
-//! them need.
+//! The calls of common pages. The guide has [whole handlers for
+//! sign-in](guide::signing_in#a-sign-in-on-rocket), with a [guard for the
+//! user](guide::signing_in#the-user-as-a-guard-on-rocket), and [`testing`] what tests of them need.
 //!
 //! ```
 //! use cloakroom::manager::UserSession;
@@ -155,6 +122,41 @@
 //! # sign_out(&session)?;
 //! # assert_eq!(session.user()?, None);
 //! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! # A session over two requests
+//!
+//! An adapter opens and closes the session of each request, so an application does not. This
+//! program does so itself, to show what an adapter does:
+//!
+//! ```
+//! use cloakroom::adapter::Outcome;
+//! use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+//!
+//! # fn main() -> cloakroom::Result<()> {
+//! let sessions = SessionManager::new(MemoryStore::new())?;
+//!
+//! // The first request has no cookie. Its handler checks a password and signs the user in.
+//! let session = sessions.open(None);
+//! assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
+//! session.set("theme", "dark")?;
+//! let headers = sessions.close(&session, Outcome::Completed)?; // stores the changes
+//!
+//! // The response sets the cookie: `__Host-id=…; Path=/; …`.
+//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+//! let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
+//!
+//! // The browser sends the cookie with the second request, which finds the session.
+//! let session = sessions.open(cookie);
+//! assert_eq!(session.user()?, Some(UserKey::new("ada")?));
+//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
+//! session.destroy()?; // signs the user out
+//! sessions.close(&session, Outcome::Completed)?; // the response removes the cookie
+//!
+//! // From now on the id finds no session.
+//! assert_eq!(sessions.open(cookie).user()?, None);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # Guide
