@@ -28,7 +28,8 @@ pub(crate) fn random<const N: usize>(operation: &'static str) -> Result<[u8; N]>
     Ok(bytes)
 }
 
-/// The secret of a session in the browser's cookie: 256 random bits, as text base64url without
+/// The secret of a session in the browser's cookie: 256 bits, which are random or, after a sign-in
+/// through another id, derived from that id and a random salt. As text it is base64url without
 /// padding.
 ///
 /// An id is never stored and never printed: the type has no `Display` and no `Serialize`, and its

@@ -23,19 +23,19 @@
 //! # Overview
 //!
 //! An application uses four types and an adapter. One [`SessionManager`] has the settings, opens
-//! the session of each request, and lists and ends the sessions of a user. A [`Session`] is that of
-//! one request: it reads and changes values, and signs the user in and out. A store, such as
-//! [`SqliteStore`] or [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text by which you
-//! identify a user; use one that never changes, such as the primary key of the row. An adapter in
-//! [`web`] connects a server with the manager.
+//! the session of each request, and lists and ends the sessions of a user. A [`Session`] is the
+//! session as one request sees it: it reads and changes values, and signs the user in and out. A
+//! store, such as [`SqliteStore`] or [`MemoryStore`], keeps the sessions. A [`UserKey`] is the text
+//! by which you identify a user; use one that never changes, such as the primary key of the row. An
+//! adapter in [`web`] connects a server with the manager.
 //!
 //! # Usage
 //!
-//! cloakroom needs Rust 1.89 or newer and, with the default features, a Unix system and a C
-//! compiler. The adapters in [`web`] open and close the session. The program below is on Rocket;
-//! [servers](guide::servers) has one on rouille, and says which server to choose. Version 0.1 is
-//! not yet on crates.io, so `Cargo.toml` names the path of a copy of the repository; the
-//! [features](#features) are listed below:
+//! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
+//! system ([tested on Linux only](guide::platforms)). The adapters in [`web`] open and close the
+//! session. The program below is on Rocket; [servers](guide::servers) has one on rouille, and says
+//! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
+//! copy of the repository; the [features](#features) are listed below:
 //!
 //! ```toml
 //! [dependencies]
@@ -66,56 +66,24 @@
 //!
 //! The defaults are meant for production. A `POST` that a page of another origin sends is answered
 //! with 403, before the handler runs. A session ends after a day without activity, and at the
-//! latest 30 days after it began or after its last sign-in; without a user, after 7 days. With
-//! SQLite, a power cut can lose values and anonymous sessions of about the last minute ([in some
-//! cases of more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
-//!
-//! # A session over two requests
-//!
-//! An adapter opens and closes the session of each request. This program does so itself:
-//!
-//! ```
-//! use cloakroom::adapter::Outcome;
-//! use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
-//!
-//! # fn main() -> cloakroom::Result<()> {
-//! let sessions = SessionManager::new(MemoryStore::new())?;
-//!
-//! // The first request has no cookie. Its handler checks a password and signs the user in.
-//! let session = sessions.open(None);
-//! assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
-//! session.set("theme", "dark")?;
-//! let headers = sessions.close(&session, Outcome::Completed)?; // stores the changes
-//!
-//! // The response sets the cookie: `__Host-id=…; Path=/; …`.
-//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
-//! let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
-//!
-//! // The browser sends the cookie with the second request, which finds the session.
-//! let session = sessions.open(cookie);
-//! assert_eq!(session.user()?, Some(UserKey::new("ada")?));
-//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
-//! session.destroy()?; // signs the user out
-//! sessions.close(&session, Outcome::Completed)?; // the response removes the cookie
-//!
-//! // From now on the id finds no session.
-//! assert_eq!(sessions.open(cookie).user()?, None);
-//! # Ok(())
-//! # }
-//! ```
+//! latest 30 days after its last sign-in, or 7 days after it began if it has no user. With SQLite,
+//! a power cut can lose values and anonymous sessions of about the last minute ([in some cases of
+//! more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
 //!
 //! # Errors
 //!
 //! The calls return a [`Result`], and a handler can pass every error on with `?`. The client then
 //! sees a page with the status 503 if the store is busy or cannot be reached, 403 for
 //! [`ErrorKind::CrossOrigin`], and otherwise 500. The log has the details. The values that the
-//! request has changed are discarded, but a sign-in stays, and a sign-out is carried out. The
+//! request has changed are discarded; a sign-in that has returned stays. A sign-out is carried out
+//! even if the handler fails, but not if the store fails: the user must then sign out again. The
 //! [guide](guide::errors) says how to answer with a page of your own.
 //!
 //! # Cookbook
 //!
-//! The calls of common pages. The [guide](#guide) has whole handlers, and [`testing`] what tests of
-//! them need.
+//! The calls of common pages. The guide has [whole handlers for
+//! sign-in](guide::signing_in#a-sign-in-on-rocket), with a [guard for the
+//! user](guide::signing_in#the-user-as-a-guard-on-rocket), and [`testing`] what tests of them need.
 //!
 //! ```
 //! use cloakroom::manager::UserSession;
@@ -154,6 +122,41 @@
 //! # sign_out(&session)?;
 //! # assert_eq!(session.user()?, None);
 //! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! # A session over two requests
+//!
+//! An adapter opens and closes the session of each request, so an application does not. This
+//! program does so itself, to show what an adapter does:
+//!
+//! ```
+//! use cloakroom::adapter::Outcome;
+//! use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+//!
+//! # fn main() -> cloakroom::Result<()> {
+//! let sessions = SessionManager::new(MemoryStore::new())?;
+//!
+//! // The first request has no cookie. Its handler checks a password and signs the user in.
+//! let session = sessions.open(None);
+//! assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
+//! session.set("theme", "dark")?;
+//! let headers = sessions.close(&session, Outcome::Completed)?; // stores the changes
+//!
+//! // The response sets the cookie: `__Host-id=…; Path=/; …`.
+//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+//! let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
+//!
+//! // The browser sends the cookie with the second request, which finds the session.
+//! let session = sessions.open(cookie);
+//! assert_eq!(session.user()?, Some(UserKey::new("ada")?));
+//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
+//! session.destroy()?; // signs the user out
+//! sessions.close(&session, Outcome::Completed)?; // the response removes the cookie
+//!
+//! // From now on the id finds no session.
+//! assert_eq!(sessions.open(cookie).user()?, None);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # Guide

@@ -51,6 +51,8 @@ impl App {
             .record_address(true)
             .record_user_agent(true)
             .no_store_when_signed_in(true)
+            // Before you add `renew_every` or `renewal_grace`, read the comment at
+            // `accounts::confirm`.
             .clock(clock.clone())
             .build()?;
         let (accounts, throttle) = (Accounts::new(argon2)?, Throttle::new(clock.clone()));

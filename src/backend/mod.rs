@@ -23,7 +23,9 @@
 //! 2. It passes that to [`Commit::decide`], which applies all rules and returns a [`Decision`].
 //! 3. It executes the decision: it removes and writes the sessions that the decision names.
 //!
-//! In a store that keeps its sessions in a map, these steps are:
+//! In a store that keeps its sessions in a map, these steps are as follows. Replaced ids are left
+//! out; without them a sign-out does not work by an old id. A complete store is the repository's
+//! `examples/own_store.rs`.
 //!
 //! ```
 //! use std::collections::HashMap;

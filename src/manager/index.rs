@@ -50,7 +50,8 @@ pub struct UserSession {
 ///
 /// A revocation goes by user or public id, not by session id, so it also ends a session whose id
 /// was renewed, by the user or by a thief. The changes of other requests that use an ended session
-/// are discarded.
+/// are discarded, or begin a new, anonymous session
+/// ([when](crate::guide::values#discarded-changes)).
 ///
 /// A revocation can be passed the session of the request that asks for it, `current`. The
 /// [events](Event::Ended) then name its user and its client's address. If the revocation ends that

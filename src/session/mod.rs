@@ -106,9 +106,9 @@ const READ: &str = "read the session";
 /// | kind | when | which methods |
 /// |---|---|---|
 /// | [`CrossOrigin`](ErrorKind::CrossOrigin) | the request was [refused](crate::CrossOrigin) | all |
-/// | [`Invalid`](ErrorKind::Invalid) | in the closure of an [`update`](Self::update) of the same session | all |
-/// | the [store's errors](ErrorKind#the-stores-errors) | at the first read of the session | those that read it |
-/// | [`Closed`](ErrorKind::Closed) | after the end of the request | those that change something |
+/// | [`Invalid`](ErrorKind::Invalid) | the call is made in the closure of an [`update`](Self::update) of this session | all |
+/// | the [store's errors](ErrorKind#the-stores-errors) | the first read of the session fails | those that read it |
+/// | [`Closed`](ErrorKind::Closed) | the request has ended | those that change something |
 /// | [`CrossOrigin`](ErrorKind::CrossOrigin) | a page of another origin sent the request, without an id, to an exempt path, and [`allow_cross_origin`](Self::allow_cross_origin) was not called | those that change something |
 /// | [`Unavailable`](ErrorKind::Unavailable) | the session could not be read, and the request [continues without it][anonymous] | those that change something, but not [`destroy`](Self::destroy) |
 ///
@@ -121,7 +121,8 @@ const READ: &str = "read the session";
 /// Activity is stored at most once per fortieth of the idle limit: by the cleaner, within a second
 /// of the first read, or by the request's commit, if that is earlier. The first read itself stores
 /// it if the session ends within two seconds, if its idle limit is below a minute, if there is no
-/// cleaner, or if the cleaner's queue is full. The stored time is that of the first use.
+/// cleaner, or if the cleaner's queue is full. The stored time is that of the first use. A first
+/// read after a [`commit`](Self::commit) that failed stores none.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,

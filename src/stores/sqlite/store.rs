@@ -33,8 +33,9 @@ use crate::sync::monotonic_now;
 
 /// Sessions in a SQLite database. A clone refers to the same store.
 ///
-/// The newest commit is visible to every later load, in this process and in others. Writes do not
-/// block reads. Changes of several threads are committed in groups.
+/// The newest commit is visible to every later load, in this process and in others. With the
+/// write-ahead log, which is the default, writes do not block reads. Changes of several threads are
+/// committed in groups.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {

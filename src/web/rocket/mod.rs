@@ -20,7 +20,9 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too. For several managers, see [`Sessions`].
+//! `&SessionManager` is a guard too. For several managers, see [`Sessions`]. A guard of your own
+//! that calls the session, such as one for the user who is signed in, uses [`guard_outcome`], which
+//! has an example.
 //!
 //! The module [`web`](crate::web) says what every adapter does. The following is about Rocket
 //! alone.
@@ -43,10 +45,16 @@
 //! stored. The error of a guard does not count if the handler takes the guard as an `Option` or a
 //! `Result`, and a guard before it has opened the session.
 //!
-//! If storing fails, the matching catcher makes the response. It keeps the headers that the server,
-//! or a fairing that was attached before the manager, adds to every response (`Server`, CORS), so
-//! attach the manager after such fairings. Cookies that the handler or this catcher has added to
-//! Rocket's jar are not sent.
+//! If storing fails, the matching catcher makes the response. Cookies that the handler or this
+//! catcher has added to Rocket's jar are not sent.
+//!
+//! **Attach fairings that add header fields to the response after the manager.** They then see the
+//! final response, also that of a failed commit. They must not replace `Set-Cookie`, `Vary` or
+//! `Cache-Control`, which the manager has completed. Of the fields that an earlier fairing has
+//! added, the response of a failed commit keeps only those of these names: `Server`,
+//! `Access-Control-*`, `Cross-Origin-*`, and the usual security fields, such as
+//! `Content-Security-Policy` and `Strict-Transport-Security`. It also keeps such a field if the
+//! handler has set it for its own page.
 //!
 //! If the request presented an id, a response with a streamed body, which may read the session
 //! later, is `private`, and `no-store` under

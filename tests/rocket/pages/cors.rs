@@ -11,8 +11,8 @@ fn api() -> cloakroom::Result<Rocket<Build>> {
     let trusted = CrossOrigin::refuse().trust(SCRIPTS);
     let sessions = SessionManager::builder(MemoryStore::new()).cross_origin(trusted).build()?;
     let cors = AdHoc::on_response("CORS", |_, response| Box::pin(async { allow(response) }));
-    // The manager comes after the fairing, so that error responses have the fields too.
-    Ok(rocket::build().attach(cors).attach(sessions).mount("/", routes![preflight, count]))
+    // The fairing comes after the manager, so that error responses have the fields too.
+    Ok(rocket::build().attach(sessions).attach(cors).mount("/", routes![preflight, count]))
 }
 
 fn allow(response: &mut Response<'_>) {
