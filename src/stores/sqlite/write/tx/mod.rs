@@ -83,6 +83,7 @@ impl<'c> WriteTx<'c> {
     /// take a tenth of the transaction's time.
     ///
     /// Fails if the whole group is lost: SQLite has rolled it back, or cannot undo this job alone.
+    /// The job keeps its own result then, so that a panic of it continues.
     pub(super) fn run_job(
         &mut self,
         is_grouped: bool,
