@@ -188,8 +188,8 @@ impl Writer {
         let deadline = monotonic_now() + self.settings.busy_timeout;
         let job = Arc::new(Job::exclusive(operation));
         let WaitResult::Leader = self.await_leadership(&job, deadline)? else {
-            // Impossible: no leader adds an exclusive job to its group.
-            return Err(panicked(operation));
+            let why = "an exclusive job was put into a group";
+            return Err(Error::with_source(ErrorKind::Unexpected, operation, why));
         };
         let _leader = Leader { writer: self, operation, jobs: Vec::new() };
         let write_connection = self.write_connection.lock().ignore_poison();
@@ -285,15 +285,16 @@ impl Writer {
     fn needs_sync(&self, leader: &Leader<'_>) -> bool {
         let queue = self.queue.lock().ignore_poison();
         let jobs = leader.jobs.iter().map(|(job, _)| job).chain(&queue.waiting).take(MAX_JOBS);
-        jobs.map_while(|job| job.kind).any(|kind| kind == JobKind::Synced)
+        let mut kinds = jobs.map(|job| job.kind).take_while(|kind| *kind != JobKind::Exclusive);
+        kinds.any(|kind| kind == JobKind::Synced)
     }
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
     fn fill_group(&self, leader: &mut Leader<'_>, is_synced: bool) {
         let may_join = |job: &Arc<Job>| match job.kind {
-            Some(JobKind::Ordinary) => true,
-            Some(JobKind::Synced) => is_synced,
-            None => false,
+            JobKind::Ordinary => true,
+            JobKind::Synced => is_synced,
+            JobKind::Exclusive => false,
         };
         let mut queue = self.queue.lock().ignore_poison();
         while leader.jobs.len() < MAX_JOBS && queue.waiting.front().is_some_and(may_join) {
