@@ -6,7 +6,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::backend::Expected;
-use crate::data::{Data, Value};
+use crate::data::{CSRF_SECRET, CsrfSecret, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
 
@@ -76,6 +76,13 @@ impl Changes {
     /// Returns the delta for a commit. Later changes do not change that delta.
     pub(super) fn shared_delta(&self) -> Arc<Delta> {
         self.delta.clone().unwrap_or_default()
+    }
+
+    /// Returns the delta for a commit that gives the session this CSRF secret.
+    pub(super) fn delta_with_secret(&self, secret: &CsrfSecret) -> Result<Arc<Delta>> {
+        let mut delta = self.delta().clone();
+        delta.set(CSRF_SECRET, secret.to_value()?);
+        Ok(delta.into())
     }
 
     fn delta_mut(&mut self) -> &mut Delta {
