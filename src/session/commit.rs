@@ -186,7 +186,7 @@ impl Session {
             Some(Renewal { grace }) => {
                 let id = SessionId::generate()?;
                 let to = id.hash(self.realm_tag());
-                let grace_until = grace.map(|grace| self.context.now() + grace);
+                let grace_until = (!grace.is_zero()).then(|| self.context.now() + grace);
                 (Some(id), Action::Renew { to, grace_until })
             }
         };
