@@ -246,7 +246,7 @@ impl Writer {
             }
         };
         let (_, own_result) = leader.jobs.remove(0);
-        if let Some(frames) = frames.filter(|frames| self.settings.wal.is_checkpoint_due(*frames)) {
+        if let Some(frames) = frames.filter(|frames| self.settings.wal.should_checkpoint(*frames)) {
             // Committed jobs are answered before any checkpoint.
             leader.complete();
             self.settings.wal.request_checkpoint();

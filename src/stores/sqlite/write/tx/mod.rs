@@ -126,7 +126,7 @@ impl<'c> WriteTx<'c> {
         let frames = if self.nothing_to_commit {
             None
         } else {
-            wal::commit(self.connection, deadline).during(self.operation)?
+            wal::commit_counting_frames(self.connection, deadline).during(self.operation)?
         };
         self.cache_update.publish(frames);
         Ok(frames)
