@@ -106,7 +106,7 @@ impl<'c> WriteTx<'c> {
         if result.is_err() {
             self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
             self.nothing_to_commit = !is_grouped;
-            self.cache_update.turn_puts_into_removals();
+            self.cache_update.forget_puts();
         }
         if is_grouped {
             self.control("RELEASE job")?;
