@@ -128,7 +128,8 @@ impl Changes {
     }
 
     /// Withdraws the update that is the only change since the snapshot. Runs no other update, which
-    /// could fail. If a commit has recomputed the changes meanwhile, the next one does it again.
+    /// could fail. If a commit has recomputed the changes meanwhile, that is undone too, with the
+    /// expected revision: the next commit then finds another revision, and recomputes them again.
     pub(super) fn restore(&mut self, snapshot: Snapshot) {
         self.delta = snapshot.delta;
         self.steps.truncate(snapshot.steps);
