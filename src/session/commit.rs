@@ -118,11 +118,16 @@ impl Session {
         !state.is_closed && !state.changes.is_empty()
     }
 
-    /// Returns whether the close would store changes of this request, if it completes.
+    /// Raises an event if the request, which does not complete, has changes that its close would
+    /// have stored.
     #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
-    pub(crate) fn has_changes_to_store(&self) -> bool {
+    pub(crate) fn report_lost_changes(&self) {
         let state = self.lock();
-        !state.is_closed && !state.is_ignored && !state.changes.is_empty()
+        if !state.is_closed && !state.is_ignored && !state.changes.is_empty() {
+            let public_id = state.load_state.public_id();
+            let public_id = public_id.as_ref();
+            self.context.events.raise(&Event::ChangesDiscarded { public_id });
+        }
     }
 
     /// Ends the sessions that are marked for it, and stores all changes.
