@@ -30,8 +30,8 @@ pub struct Commit {
     /// store has found something else, the answer is [`CommitAnswer::RevisionMismatch`].
     pub expected: Expected,
     /// The session as the request has loaded it, perhaps from a cache; `None` if it has not. For
-    /// stores that can skip the lookup by [`merge_into_loaded`](Self::merge_into_loaded), as the one
-    /// for PostgreSQL does to save a round trip; others ignore it.
+    /// stores that can skip the lookup by [`merge_into_loaded`](Self::merge_into_loaded), as the
+    /// one for PostgreSQL does to save a round trip; others ignore it.
     pub loaded: Option<Arc<LiveSession>>,
     /// Activity to record, if that is due.
     pub touch: Option<Touch>,
