@@ -79,7 +79,7 @@ impl Session {
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn csrf_token(&self) -> Result<String> {
-        let secret = self.secret()?;
+        let secret = self.csrf_secret_or_new()?;
         Ok(token(secret.as_bytes(), &random("mask a CSRF token")?))
     }
 
@@ -123,7 +123,7 @@ impl Session {
     /// [Those of all methods](Self#errors-of-all-methods).
     pub fn verify_csrf(&self, token: &str) -> Result<CsrfCheck> {
         let Some(claimed) = unmasked(token) else { return Ok(CsrfCheck::Invalid) };
-        Ok(match self.secret_if_any()? {
+        Ok(match self.csrf_secret_if_any()? {
             Some(secret) if secret.matches(&claimed) => CsrfCheck::Valid,
             _ => CsrfCheck::Invalid,
         })

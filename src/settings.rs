@@ -67,7 +67,7 @@ pub(crate) struct Settings {
     pub(crate) max_anonymous: Option<u64>,
     pub(crate) persistent: bool,
     pub(crate) max_bytes: usize,
-    pub(crate) renewal_grace: Option<Duration>,
+    pub(crate) renewal_grace: Duration,
     /// The age at which an id is renewed.
     pub(crate) renew_every: Option<Duration>,
     /// The maximum of [`set_idle_limit`](crate::Session::set_idle_limit), if the application sets

@@ -591,10 +591,6 @@ impl Commit {
         new_session: &NewSession,
         join_salt: Option<JoinSalt>,
     ) -> Result<Decision<K>> {
-        let replaced_id = |id_hash, salt, had_user, csrf_secret| {
-            let by = ReplacedBy::SignIn { salt };
-            ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user, csrf_secret }
-        };
         let insert = |replaced| -> Result<Decision<K>> {
             let session = self.create(to, new_session, Some(user))?;
             let write = SessionWrite::Insert { session, replaced };
@@ -610,9 +606,15 @@ impl Commit {
             Found::Live { session, key } => (session, key, None),
             Found::Replaced { replaced, session, key } => (session, key, Some(replaced)),
         };
-        // A presented id keeps the secret that it had, and never gets that of a later sign-in.
-        let current_secret = CsrfSecret::from_data(&session.record.data);
-        let secret = replaced.map_or(current_secret, |replaced| replaced.csrf_secret);
+        let current = self.replaced_id(&session, to, ReplacedBy::SignIn { salt: None });
+        let presented = ReplacedId {
+            id_hash: self.id_hash,
+            // The salt belongs to the id that was presented.
+            by: ReplacedBy::SignIn { salt: join_salt },
+            // A replaced id keeps the secret that it had, and never gets that of a later sign-in.
+            csrf_secret: replaced.map_or(current.csrf_secret, |replaced| replaced.csrf_secret),
+            ..current
+        };
         if session.record.user.iter().any(|owner| owner != user) {
             // The session got its user when the id was replaced, and belongs to another client.
             if replaced.is_some_and(|replaced| !replaced.had_user) {
@@ -620,8 +622,7 @@ impl Commit {
             }
             // No data of one user's session may reach another user's.
             let ended = vec![(key, session.to_ended())];
-            let insert = insert(Some(replaced_id(self.id_hash, join_salt, true, secret)))?;
-            return Ok(Decision { ended, ..insert });
+            return Ok(Decision { ended, ..insert(Some(presented))? });
         }
         if join_salt.is_some()
             && let Some(replaced) = replaced
@@ -633,14 +634,10 @@ impl Commit {
             return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
         let LiveSession { mut record, id_hash } = session;
-        let had_user = record.user.is_some();
-        let is_current = id_hash == self.id_hash;
-        // The salt belongs to the id that was presented.
-        let salt = join_salt.filter(|_| is_current);
-        let presented = || replaced_id(self.id_hash, join_salt, had_user, secret);
-        let id_change = IdChange {
-            previous: replaced_id(id_hash, salt, had_user, current_secret),
-            presented: (!is_current).then(presented),
+        let id_change = if id_hash == self.id_hash {
+            IdChange { previous: presented, presented: None }
+        } else {
+            IdChange { previous: current, presented: Some(presented) }
         };
         let bytes = record.data.json_len();
         self.delta.apply(&mut record);
@@ -654,6 +651,14 @@ impl Commit {
         let session = LiveSession { record, id_hash: to };
         let write = SessionWrite::Move { key, session, id_change };
         Ok(Decision { user_maximum: self.possible_maximum(), ..write.into() })
+    }
+
+    /// Makes the replaced id that the current id of the session becomes.
+    fn replaced_id(&self, session: &LiveSession, to: SessionIdHash, by: ReplacedBy) -> ReplacedId {
+        let LiveSession { ref record, id_hash } = *session;
+        let had_user = record.user.is_some();
+        let csrf_secret = CsrfSecret::from_data(&record.data);
+        ReplacedId { id_hash, successor: to, replaced_at: self.now, by, had_user, csrf_secret }
     }
 
     /// Returns the salt of the sign-in that replaced the id, if one through that id, of the same
@@ -677,26 +682,20 @@ impl Commit {
         if self.is_unexpected(&session.record) {
             return Ok(Decision::nothing(CommitAnswer::RevisionMismatch(session)));
         }
-        let record = &mut session.record;
-        let bytes = record.data.json_len();
+        let bytes = session.record.data.json_len();
         let id_change = match &self.action {
             // Not through an id within its grace: another request has already renewed it, and a
             // second renewal would replace that request's new id.
             Action::Renew { to, grace_until } if session.id_hash == self.id_hash => {
-                record.id_issued = self.now;
                 let by = ReplacedBy::Renewal { grace_until: *grace_until };
-                let id_hash = self.id_hash;
-                let successor = *to;
-                let replaced_at = self.now;
-                let had_user = record.user.is_some();
-                let csrf_secret = CsrfSecret::from_data(&record.data);
-                session.id_hash = successor;
-                let previous =
-                    ReplacedId { id_hash, successor, replaced_at, by, had_user, csrf_secret };
+                let previous = self.replaced_id(&session, *to, by);
+                session.id_hash = *to;
+                session.record.id_issued = self.now;
                 Some(IdChange { previous, presented: None })
             }
             _ => None,
         };
+        let record = &mut session.record;
         let touched = record.touch_if_due(self.touch, self.delta.idle_limit(), self.now);
         let changed = self.delta.apply(record);
         if !changed && id_change.is_none() {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{CommitAnswer, Expected, LiveSession};
+use crate::backend::{CommitAnswer, Expected};
 use crate::context::BlockingCalls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SessionIdHash;
@@ -69,16 +69,14 @@ impl UpdateQueues {
             newer = turn.insert(wait()?).take_newer_than(expected);
         }
         loop {
-            let answer = attempt(newer)?;
-            let CommitAnswer::RevisionMismatch(LiveSession { record: found, .. }) = answer else {
-                if let Some(turn) = &mut turn
-                    && let CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) =
-                        &answer
-                    && session.id_hash == *id_hash
-                {
-                    turn.newest = Some(session.record.clone());
+            let found = match attempt(newer)? {
+                CommitAnswer::RevisionMismatch(session) => session.record,
+                answer => {
+                    if let Some(turn) = &mut turn {
+                        turn.keep_newest(&answer);
+                    }
+                    return Ok(answer);
                 }
-                return Ok(answer);
             };
             newer = match turn {
                 // Only a stream of writes without a turn leads here: those of other processes, and
@@ -169,6 +167,15 @@ impl UpdateQueues {
 }
 
 impl Turn<'_> {
+    /// Keeps the session as an attempt has stored or found it, unless it has another id.
+    fn keep_newest(&mut self, answer: &CommitAnswer) {
+        if let CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) = answer
+            && session.id_hash == self.id_hash
+        {
+            self.newest = Some(session.record.clone());
+        }
+    }
+
     /// Takes the newest record, if it is newer than the `expected` one. A request that has found no
     /// session gets none: it must not compute with a session's data.
     fn take_newer_than(&mut self, expected: Expected) -> Option<Record> {
@@ -195,6 +202,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+    use crate::backend::LiveSession;
     use crate::clock::Timestamp;
     use crate::lifetime::Lifetime;
     use crate::record::NewSession;

@@ -119,7 +119,7 @@ impl SessionManagerBuilder {
                 max_anonymous: needs_maximum.then_some(DEFAULT_MAX_ANONYMOUS),
                 persistent: true,
                 max_bytes: 64 << 10,
-                renewal_grace: None,
+                renewal_grace: Duration::ZERO,
                 renew_every: None,
                 max_idle_limit: None,
                 on_load_failure: OnLoadFailure::Fail,
@@ -328,7 +328,7 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     pub fn renewal_grace(self, grace: Duration) -> Self {
-        self.with(|settings| settings.renewal_grace = Some(grace).filter(|grace| !grace.is_zero()))
+        self.with(|settings| settings.renewal_grace = grace)
     }
 
     /// Sets the age at which the id of a session is renewed (the *renewal timeout* of OWASP's
@@ -623,7 +623,7 @@ impl SessionManagerBuilder {
         if settings.renew_every.is_some_and(|age| age < AGE_RENEWAL_GRACE) {
             return Err(invalid("renew_every", "the minimum is one minute"));
         }
-        if settings.renewal_grace.is_some_and(|grace| grace > MAX_GRACE) {
+        if settings.renewal_grace > MAX_GRACE {
             return Err(invalid("renewal_grace", "the maximum is one minute"));
         }
         if settings.proxies > MAX_PROXIES {

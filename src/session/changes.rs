@@ -6,7 +6,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::backend::Expected;
-use crate::data::{Data, Value};
+use crate::data::{CSRF_SECRET, CsrfSecret, Data, Value};
 use crate::delta::{Change, Delta};
 use crate::error::Result;
 
@@ -78,6 +78,13 @@ impl Changes {
         self.delta.clone().unwrap_or_default()
     }
 
+    /// Returns the delta for a commit that gives the session this CSRF secret.
+    pub(super) fn delta_with_secret(&self, secret: &CsrfSecret) -> Result<Arc<Delta>> {
+        let mut delta = self.delta().clone();
+        delta.set(CSRF_SECRET, secret.to_value()?);
+        Ok(delta.into())
+    }
+
     fn delta_mut(&mut self) -> &mut Delta {
         Arc::make_mut(self.delta.get_or_insert_default())
     }
@@ -121,7 +128,8 @@ impl Changes {
     }
 
     /// Withdraws the update that is the only change since the snapshot. Runs no other update, which
-    /// could fail. If a commit has recomputed the changes meanwhile, the next one does it again.
+    /// could fail. If a commit has recomputed the changes meanwhile, that is undone too, with the
+    /// expected revision: the next commit then finds another revision, and recomputes them again.
     pub(super) fn restore(&mut self, snapshot: Snapshot) {
         self.delta = snapshot.delta;
         self.steps.truncate(snapshot.steps);

@@ -5,10 +5,9 @@
 //! `call_store` makes one call of the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::backend::{Action, Commit, CommitAnswer, Loaded, Unreadable};
-use crate::data::{CSRF_SECRET, CsrfSecret};
+use crate::backend::{Action, Commit, CommitAnswer, Unreadable};
+use crate::data::CsrfSecret;
 use crate::delta::Delta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -119,11 +118,16 @@ impl Session {
         !state.is_closed && !state.changes.is_empty()
     }
 
-    /// Returns whether the close would store changes of this request, if it completes.
+    /// Raises an event if the request, which does not complete, has changes that its close would
+    /// have stored.
     #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
-    pub(crate) fn has_changes_to_store(&self) -> bool {
+    pub(crate) fn report_lost_changes(&self) {
         let state = self.lock();
-        !state.is_closed && !state.is_ignored && !state.changes.is_empty()
+        if !state.is_closed && !state.is_ignored && !state.changes.is_empty() {
+            let public_id = state.load_state.public_id();
+            let public_id = public_id.as_ref();
+            self.context.events.raise(&Event::ChangesDiscarded { public_id });
+        }
     }
 
     /// Ends the sessions that are marked for it, and stores all changes.
@@ -187,17 +191,17 @@ impl Session {
             Some(Renewal { grace }) => {
                 let id = SessionId::generate()?;
                 let to = id.hash(self.realm_tag());
-                let grace_until = grace.map(|grace| self.context.now() + grace);
+                let grace_until = (!grace.is_zero()).then(|| self.context.now() + grace);
                 (Some(id), Action::Renew { to, grace_until })
             }
         };
-        let delta = DeltaPlan::AllChanges;
-        let plan = CommitPlan { id_hash: *id_hash, action, touch: state.touch, delta };
+        let plan = CommitPlan { id_hash: *id_hash, action, touch: state.touch };
         let State { load_state, changes, .. } = state;
-        let answer = self.commit_with_retries(load_state, changes, &plan)?;
-        let session = match live_or_unreadable(answer)? {
-            Loaded::Live(session) => session,
-            Loaded::Unreadable(unreadable) => return Ok(Some(unreadable)),
+        let delta = |changes: &Changes| Ok(changes.shared_delta());
+        let session = match self.commit_with_retries(load_state, changes, &plan, delta)? {
+            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => session,
+            CommitAnswer::Unreadable(unreadable) => return Ok(Some(unreadable)),
+            _ => return Err(Error::new(ErrorKind::Unexpected, "change a session")),
         };
         state.changes = Changes::default();
         let public_id = session.record.public_id;
@@ -224,9 +228,10 @@ impl Session {
         let id_hash = id.hash(self.realm_tag());
         let action = Action::Create(new_session);
         let secret = state.csrf_secret().map_or_else(CsrfSecret::generate, Ok)?;
-        let delta = DeltaPlan::WithSecret(secret);
-        let plan = CommitPlan { id_hash, action, touch: state.touch, delta };
-        let answer = self.commit_with_retries(&mut state.load_state, &mut state.changes, &plan)?;
+        let plan = CommitPlan { id_hash, action, touch: state.touch };
+        let State { load_state, changes, .. } = state;
+        let delta = |changes: &Changes| changes.delta_with_secret(&secret);
+        let answer = self.commit_with_retries(load_state, changes, &plan, delta)?;
         let CommitAnswer::Done { session, .. } = answer else {
             return Err(Error::new(ErrorKind::Unexpected, "create a session"));
         };
@@ -270,13 +275,14 @@ impl Session {
         state.persistent.or(earlier_choice).unwrap_or(self.context.settings.persistent)
     }
 
-    /// Commits the changes as planned. Recomputes them on the stored session after each revision
-    /// mismatch, and commits them again.
+    /// Commits the changes as planned, as `delta` makes it of them. Recomputes them on the stored
+    /// session after each revision mismatch, and commits them again.
     pub(super) fn commit_with_retries(
         &self,
         load_state: &mut LoadState,
         changes: &mut Changes,
         plan: &CommitPlan,
+        delta: impl Fn(&Changes) -> Result<Arc<Delta>>,
     ) -> Result<CommitAnswer> {
         self.context.process.check()?;
         let expected = changes.expected;
@@ -293,7 +299,7 @@ impl Session {
             self.call_store(&Commit {
                 id_hash: plan.id_hash,
                 action: plan.action.clone(),
-                delta: plan.delta.compute(changes)?,
+                delta: delta(changes)?,
                 expected: changes.expected,
                 loaded: load_state.shared_session().cloned(),
                 touch: plan.touch,
@@ -306,45 +312,9 @@ impl Session {
     }
 }
 
-/// Returns what a merge or a renewal has found.
-pub(super) fn live_or_unreadable(answer: CommitAnswer) -> Result<Loaded> {
-    match answer {
-        CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
-            Ok(Loaded::Live(session))
-        }
-        CommitAnswer::Unreadable(unreadable) => Ok(Loaded::Unreadable(unreadable)),
-        _ => Err(Error::new(ErrorKind::Unexpected, "change a session")),
-    }
-}
-
 /// The parts of a commit that stay the same when its changes are recomputed.
 pub(super) struct CommitPlan {
     pub(super) id_hash: SessionIdHash,
     pub(super) action: Action,
     pub(super) touch: Option<Touch>,
-    pub(super) delta: DeltaPlan,
-}
-
-/// Which of the request's changes a commit stores.
-pub(super) enum DeltaPlan {
-    AllChanges,
-    /// All changes, with this CSRF secret: for a session that begins, and for a sign-in.
-    WithSecret(CsrfSecret),
-    /// The changes that a sign-in may merge into the session of another sign-in, with the idle
-    /// limit that it sets.
-    ForJoin(Option<Duration>),
-}
-
-impl DeltaPlan {
-    fn compute(&self, changes: &Changes) -> Result<Arc<Delta>> {
-        Ok(match self {
-            DeltaPlan::AllChanges => changes.shared_delta(),
-            DeltaPlan::WithSecret(secret) => {
-                let mut delta = changes.delta().clone();
-                delta.set(CSRF_SECRET, secret.to_value()?);
-                delta.into()
-            }
-            DeltaPlan::ForJoin(idle_limit) => changes.delta().for_join(*idle_limit).into(),
-        })
-    }
 }

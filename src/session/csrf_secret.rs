@@ -25,7 +25,7 @@ impl State {
 impl Session {
     /// Returns the secret of the session, or of the replaced id of this request, if there is one.
     /// Writes nothing.
-    pub(crate) fn secret_if_any(&self) -> Result<Option<CsrfSecret>> {
+    pub(crate) fn csrf_secret_if_any(&self) -> Result<Option<CsrfSecret>> {
         let mut state = self.lock_for_use("check a CSRF token")?;
         self.ensure_loaded(&mut state)?;
         let of_replaced_id = || state.load_state.replaced_id()?.csrf_secret;
@@ -41,7 +41,7 @@ impl Session {
     /// | the request is closed, its load failed, or it must not begin a session for another origin | none: an error | never |
     /// | changes of this request were discarded | a random one, which never becomes valid | never |
     /// | there is no session yet, or another program has stored it without a valid secret | a random one | with the changes of this request |
-    pub(crate) fn secret(&self) -> Result<CsrfSecret> {
+    pub(crate) fn csrf_secret_or_new(&self) -> Result<CsrfSecret> {
         let mut state = self.lock_for_use(OPERATION)?;
         let state = &mut *state;
         self.ensure_loaded(state)?;

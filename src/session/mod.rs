@@ -120,9 +120,9 @@ const READ: &str = "read the session";
 ///
 /// Activity is stored at most once per fortieth of the idle limit: by the cleaner, within a second
 /// of the first read, or by the request's commit, if that is earlier. The first read itself stores
-/// it if the session ends within two seconds, if its idle limit is below a minute, if there is no
-/// cleaner, or if the cleaner's queue is full. The stored time is that of the first use. A first
-/// read after a [`commit`](Self::commit) that failed stores none.
+/// it if the session reaches its idle limit within two seconds, if that limit is below a minute, if
+/// there is no cleaner, or if the cleaner's queue is full. The stored time is that of the first
+/// use. A first read after a [`commit`](Self::commit) that failed stores none.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,
@@ -203,7 +203,8 @@ impl State {
     /// Discards what the request has changed or will change, but nothing that is already done.
     fn ignore(&mut self) {
         self.is_ignored = true;
-        // If the session was loaded, the cleaner has the touch already. That of a change is dropped.
+        // If the session was loaded, the cleaner has its touch already. One that a change has
+        // recorded before a load is still here, and is dropped.
         if let LoadState::Unread = self.load_state {
             self.touch = None;
         }

@@ -23,8 +23,8 @@ const COOKIE_RENEWAL_AGE: Duration = Duration::from_secs(200 * 86_400);
 /// A renewal of the session's id.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Renewal {
-    /// How long the old id stays valid; `None` for no grace.
-    pub(super) grace: Option<Duration>,
+    /// How long the old id stays valid; zero for no grace.
+    pub(super) grace: Duration,
 }
 
 impl Session {
@@ -84,10 +84,9 @@ impl Session {
         let in_cookie = matches!(self.context.id_settings.carrier, IdCarrier::Cookie(_));
         let may_outlive = in_cookie && may_outlive_cookie(record);
         let max_ages = [settings.renew_every, may_outlive.then_some(COOKIE_RENEWAL_AGE)];
-        let renewal_grace = settings.renewal_grace.unwrap_or_default();
         let opened_at = self.opened_at_or(touch.seen);
         if !max_ages.into_iter().flatten().any(|age| is_old(record, age, touch.seen))
-            && !has_lost_id(session, found_by, renewal_grace, opened_at)
+            && !has_lost_id(session, found_by, settings.renewal_grace, opened_at)
         {
             return;
         }
@@ -95,7 +94,7 @@ impl Session {
         let public_id = record.public_id;
         // If the session has ended meanwhile, nothing of this request is lost. A request that only
         // reads must not fail because the renewal does; the next one tries again.
-        let renewal = Renewal { grace: Some(AGE_RENEWAL_GRACE) };
+        let renewal = Renewal { grace: AGE_RENEWAL_GRACE };
         if let Err(error) = &self.merge_or_renew(state, &id_hash, Some(renewal)) {
             self.context.events.raise(&Event::RenewalFailed { public_id: &public_id, error });
         }

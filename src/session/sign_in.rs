@@ -11,7 +11,7 @@ use crate::id::{JoinSalt, PublicId, SessionId, SessionIdHash, UserKey};
 use crate::lifetime::EndReason;
 use crate::record::{EndedSession, NewSession, Touch};
 use crate::session::changes::Changes;
-use crate::session::commit::{CommitPlan, DeltaPlan, live_or_unreadable};
+use crate::session::commit::CommitPlan;
 use crate::session::load::LoadState;
 use crate::session::{Authentication, Session, State};
 
@@ -231,9 +231,9 @@ impl Session {
             new_session: plan.new_session.clone(),
             join_salt,
         };
-        let delta = DeltaPlan::WithSecret(plan.secret);
-        let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch, delta };
-        let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
+        let commit = CommitPlan { id_hash: plan.from, action, touch: plan.touch };
+        let delta = |changes: &Changes| changes.delta_with_secret(&plan.secret);
+        let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit, delta)?;
         match (answer, &plan.join_id) {
             (CommitAnswer::Done { session, ended, .. }, _) => {
                 let load_state = LoadState::with_new_id(session, id);
@@ -254,17 +254,16 @@ impl Session {
     /// session was renewed or has ended since.
     fn join(&self, plan: &mut SignInPlan<'_>, id: SessionId) -> Result<AttemptResult> {
         let id_hash = id.hash(self.realm_tag());
-        let delta = DeltaPlan::ForJoin(plan.idle_limit);
-        let action = Action::Merge;
-        let commit = CommitPlan { id_hash, action, touch: plan.touch, delta };
-        let answer = self.commit_with_retries(plan.load_state, plan.changes, &commit)?;
-        Ok(match live_or_unreadable(answer)? {
-            Loaded::Live(session) => {
+        let commit = CommitPlan { id_hash, action: Action::Merge, touch: plan.touch };
+        let delta = |changes: &Changes| Ok(changes.delta().for_join(plan.idle_limit).into());
+        match self.commit_with_retries(plan.load_state, plan.changes, &commit, delta)? {
+            CommitAnswer::Done { session, .. } | CommitAnswer::Unchanged(session) => {
                 let load_state = LoadState::with_new_id(session, id);
-                AttemptResult::Done(SignedIn { load_state, ended: vec![] })
+                Ok(AttemptResult::Done(SignedIn { load_state, ended: vec![] }))
             }
-            Loaded::Unreadable(_) => AttemptResult::Retry,
-        })
+            CommitAnswer::Unreadable(_) => Ok(AttemptResult::Retry),
+            _ => Err(Error::new(ErrorKind::Unexpected, SIGN_IN)),
+        }
     }
 
     /// Returns the live sessions of the presented ids, except the one that `from` leads to. They

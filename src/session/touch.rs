@@ -23,10 +23,13 @@ impl Session {
         }
     }
 
-    /// Hands the touch of the session that the first read has loaded, if it is due, over to the
-    /// cleaner, which writes it within a second. Writes it now if the session may end before, or if
-    /// there is no cleaner. Commits carry the touch too: a request that only writes has no read,
-    /// and after a kill an acknowledged change must not be lost with an expired session.
+    /// Stores the touch of the session that the first read has loaded, if it is due: hands it to
+    /// the cleaner, which writes it within a second. Writes it now if the session may reach its
+    /// idle limit before that, or if no cleaner takes it.
+    ///
+    /// The request's commit carries the touch too. A request that only writes has no read. And a
+    /// kill of the process loses the touches that the cleaner has not written: without its touch,
+    /// a session could then expire together with a change that was acknowledged.
     pub(super) fn touch_loaded(&self, state: &State, now: Timestamp) {
         let (Some(session), Some(touch)) = (state.load_state.session(), state.touch) else {
             return;

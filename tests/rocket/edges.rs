@@ -8,7 +8,8 @@ use crate::common::client::send;
 use crate::common::rocket_server::RocketServer;
 use crate::{bare, client, cookie, given, memory, pausing};
 use cloakroom::adapter::Outcome;
-use cloakroom::event::EventKind;
+use cloakroom::event::{Event, EventKind, Events, Sink};
+use cloakroom::id::PublicId;
 use cloakroom::testing::{Call, PausingStore, signed_in, with_session};
 use cloakroom::web::rocket::{SessionOf, Sessions};
 use cloakroom::{CookieConfig, Error, ErrorKind, MemoryStore, Session, SessionManager, UserKey};
@@ -191,12 +192,41 @@ fn another_fairings_panic_discards_only_what_was_to_store() {
     }
 }
 
-// Responses to failed commits.
+/// Sends the public ids of the sessions whose changes were discarded.
+#[derive(Debug)]
+struct Discards(mpsc::Sender<Option<PublicId>>);
+
+impl Sink for Discards {
+    fn record(&self, event: &Event<'_>) {
+        if let Event::ChangesDiscarded { public_id } = event {
+            // At the end of a test the receiver is gone.
+            let _ = self.0.send(public_id.copied());
+        }
+    }
+}
 
 #[post("/count")]
 fn count(session: &Session) -> cloakroom::Result<String> {
     Ok(session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?.to_string())
 }
+
+#[test]
+fn changes_lost_by_another_fairings_panic_name_their_session() {
+    let (sender, discards) = mpsc::channel();
+    let builder = SessionManager::builder(MemoryStore::new());
+    let sessions = builder.events(Events::new(Discards(sender))).build().unwrap();
+    let visitor = with_session(&sessions, |session| session.set("visits", 1)).unwrap();
+    let public_id = sessions.open(Some(visitor.as_str())).public_id().unwrap();
+    assert!(public_id.is_some());
+    let bad = AdHoc::on_response("bad", |_, _| Box::pin(async { panic!("as planned") }));
+    let server =
+        RocketServer::start(bare().attach(bad).attach(sessions).mount("/", routes![count]));
+    let request = crate::common::client::Request::post("/count").cookie(&visitor);
+    assert!(send(server.address, &request).is_err(), "Rocket gives no answer");
+    assert_eq!(discards.try_recv(), Ok(public_id));
+}
+
+// Responses to failed commits.
 
 #[test]
 fn the_response_to_a_failed_commit_has_rockets_headers() {

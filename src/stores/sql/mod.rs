@@ -13,8 +13,9 @@ use crate::id::SessionIdHash;
 use crate::list::{Cursor, Page};
 use crate::record::Touch;
 
-/// The maximum number of forgotten replaced ids, of any session, that are deleted when others are
-/// stored, so that their table does not grow without bound.
+/// The maximum number of forgotten replaced ids, of any session, that are deleted when the id of a
+/// session is replaced, so that their table does not grow without bound. In SQLite also when a
+/// sign-in begins another session than that of the id.
 pub(super) const FORGOTTEN_PER_CHANGE: i64 = 2;
 
 /// Declares a struct with the texts of statements for one table, and its function `new`.

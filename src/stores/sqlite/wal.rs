@@ -25,7 +25,8 @@ const DUE_BYTES: u64 = 16 << 20;
 pub const MAX_LOG_BYTES: u64 = 64 << 20;
 
 /// From this size on, a writer restarts the log itself, because maintenance is too slow or not
-/// running. Half of the maximum, because other processes can write on until the restart.
+/// running. After an attempt that a reader has blocked it waits: see `RETRY_AFTER`. Half of the
+/// maximum, because other processes can write on until the restart.
 /// docs/guarantees.md states it, with `DUE_BYTES`, under "Syncs".
 pub const LOG_RESTART_BYTES: u64 = MAX_LOG_BYTES / 2;
 
@@ -117,13 +118,15 @@ impl Wal {
         *self.on_due.lock().ignore_poison() = Some(callback);
     }
 
-    /// Returns whether a log with this number of frames needs a checkpoint.
-    pub(super) fn is_checkpoint_due(&self, frames: u32) -> bool {
-        self.runs_checkpoints && frames >= self.frames_in(DUE_BYTES) && self.may_restart(frames)
+    /// Returns whether a commit after which the log has this number of frames should request a
+    /// checkpoint: the log is large, and no reader has just blocked one.
+    pub(super) fn should_checkpoint(&self, frames: u32) -> bool {
+        self.runs_checkpoints && frames >= self.frames_in(DUE_BYTES) && !self.is_backing_off(frames)
     }
 
-    /// Runs a passive checkpoint if one was requested and maintenance has not begun it. It copies
-    /// the frames that the log has now; later ones are left to the next checkpoint.
+    /// For an operator's sweep: runs a passive checkpoint if one was requested and maintenance has
+    /// not begun it. It copies the frames that the log has now; later ones are left to the next
+    /// checkpoint.
     pub(super) fn checkpoint_if_requested(&self, connection: &Connection) -> Result<()> {
         if self.is_requested.swap(false, Ordering::Relaxed) {
             checkpoint(connection, "PASSIVE")?;
@@ -148,10 +151,11 @@ impl Wal {
         }
     }
 
-    fn may_restart(&self, frames: u32) -> bool {
-        self.last_blocked.lock().ignore_poison().is_none_or(|last| {
-            monotonic_now().saturating_duration_since(last.attempted) >= RETRY_AFTER
-                || frames >= last.frames + last.frames / 2
+    /// Returns whether a reader has blocked a checkpoint, and the next attempt waits.
+    fn is_backing_off(&self, frames: u32) -> bool {
+        self.last_blocked.lock().ignore_poison().is_some_and(|last| {
+            monotonic_now().saturating_duration_since(last.attempted) < RETRY_AFTER
+                && frames < last.frames + last.frames / 2
         })
     }
 
@@ -173,7 +177,7 @@ impl Wal {
                     self.record_result(frames, false);
                     return Ok(false);
                 }
-                return Ok(self.may_restart(frames));
+                return Ok(!self.is_backing_off(frames));
             }
             // No progress: a reader still needs the pages that a checkpoint would overwrite in the
             // database.
@@ -183,7 +187,7 @@ impl Wal {
             }
             (frames_before, copied_before) = (frames, copied);
         }
-        Ok(self.may_restart(frames_before))
+        Ok(!self.is_backing_off(frames_before))
     }
 
     /// Runs a checkpoint that blocks writers and waits briefly for readers of the log, so that the
@@ -222,7 +226,10 @@ impl Wal {
 }
 
 /// Commits, and returns the number of frames in the log then; `None` if the transaction wrote none.
-pub(super) fn commit(connection: &Connection, deadline: Instant) -> rusqlite::Result<Option<u32>> {
+pub(super) fn commit_counting_frames(
+    connection: &Connection,
+    deadline: Instant,
+) -> rusqlite::Result<Option<u32>> {
     FRAMES.set(0);
     // With a write-ahead log nothing blocks a commit; with a rollback journal readers do.
     retry_while_busy(deadline, || connection.prepare_cached("COMMIT")?.execute([]))?;
@@ -252,13 +259,13 @@ mod tests {
     fn a_blocked_restart_is_not_repeated_at_every_commit() {
         let wal = Wal::new(4096, true, Events::default());
         let due = wal.frames_in(DUE_BYTES);
-        assert!(wal.is_checkpoint_due(due));
+        assert!(wal.should_checkpoint(due));
         wal.record_result(due, true);
         for frames in [due, due + 1, due + due / 3] {
-            assert!(!wal.is_checkpoint_due(frames), "{frames} of {due}");
+            assert!(!wal.should_checkpoint(frames), "{frames} of {due}");
         }
-        assert!(wal.is_checkpoint_due(due * 2), "it has grown");
+        assert!(wal.should_checkpoint(due * 2), "it has grown");
         wal.record_result(100, false);
-        assert!(wal.is_checkpoint_due(due), "the reader has gone");
+        assert!(wal.should_checkpoint(due), "the reader has gone");
     }
 }

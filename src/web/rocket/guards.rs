@@ -13,7 +13,6 @@ use rocket::{Ignite, Phase, Request, Rocket, Sentinel};
 
 use crate::adapter::{self, Adapter, RequestHead};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
 use crate::manager::SessionManager;
 use crate::session::Session;
 use crate::web::rocket::{Managed, ProxyProto, failure};
@@ -29,9 +28,7 @@ impl Drop for OpenedSession {
     /// cannot parse, or one in which another fairing panics. Its sign-outs and revocations still
     /// take effect.
     fn drop(&mut self) {
-        if self.session.has_changes_to_store() {
-            self.manager.events().raise(&Event::ChangesDiscarded { public_id: None });
-        }
+        self.session.report_lost_changes();
         // An already closed session returns an error.
         let _ = self.manager.close(&self.session, adapter::Outcome::Panicked);
     }

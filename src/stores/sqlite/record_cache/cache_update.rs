@@ -20,9 +20,9 @@ pub(crate) struct CacheUpdate<'c> {
 }
 
 impl<'c> CacheUpdate<'c> {
-    /// Begins without changes, and removes the entries that are not valid for the header before
-    /// them. The caller must hold the write lock of the database until the end, so that no other
-    /// connection commits.
+    /// Begins an update without changes. Empties the cache if its entries are not valid for the
+    /// header at this moment. The caller must hold the write lock of the database until it
+    /// publishes or drops the update, so that no other connection commits.
     pub(crate) fn begin(cache: Option<&'c RecordCache>) -> Self {
         if let Some(cache) = cache {
             let before = cache.wal_index.read();
@@ -63,8 +63,8 @@ impl<'c> CacheUpdate<'c> {
         self.changed = None;
     }
 
-    /// Removes what was put, because some of the changes were undone.
-    pub(crate) fn turn_puts_into_removals(&mut self) {
+    /// Removes the sessions that were put, because some of the changes were undone.
+    pub(crate) fn forget_puts(&mut self) {
         self.changed.iter_mut().flatten().for_each(|(_, session)| *session = None);
     }
 

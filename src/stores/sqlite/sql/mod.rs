@@ -82,8 +82,8 @@ statements! {
     id_by_public_id: "{id_by_public_id}";
     by_public_id: "SELECT {columns} FROM {t} WHERE id = ({id_by_public_id})";
     count_live: "SELECT count(*) FROM {t} WHERE deadline > ?1";
-    // Counts sessions that are still live after `delete_or_end`. A session ended in place has the
-    // deadline 0.
+    // Counts the sessions, expired ones included, that `delete_or_end` has left as they were. A
+    // session ended in place has the deadline 0.
     count_left: "SELECT count(*) FROM {t} WHERE +deadline > 0 AND {{condition}}";
     count_expired: "SELECT count(*) FROM {t} WHERE deadline <= ?1";
     count_expired_matching: "SELECT count(*) FROM {t} WHERE deadline <= ?1 AND {{condition}}";

@@ -14,6 +14,8 @@ pub(super) enum JobKind {
     Ordinary,
     /// Those that are synced to the disk before any of their jobs is answered.
     Synced,
+    /// No group: the thread waits to be the leader, and then works outside a transaction.
+    Exclusive,
 }
 
 /// What a job does in the transaction. It keeps its result for the thread that queued it.
@@ -35,23 +37,22 @@ pub(super) enum WaitResult {
 
 /// Work in the queue, and the thread that waits for it.
 pub(super) struct Job {
-    /// `None` for an exclusive job, which is in no group.
-    pub(super) kind: Option<JobKind>,
+    pub(super) kind: JobKind,
     pub(super) operation: &'static str,
     pub(super) waiter: Handoff<WaitResult>,
-    /// `None` once it runs.
+    /// `None` once it runs, and for an exclusive job.
     work: Mutex<Option<Work>>,
 }
 
 impl Job {
     pub(super) fn new(kind: JobKind, operation: &'static str, work: Work) -> Self {
         let work = Mutex::new(Some(work));
-        Job { kind: Some(kind), operation, waiter: Handoff::default(), work }
+        Job { kind, operation, waiter: Handoff::default(), work }
     }
 
-    /// Makes the job of a thread that waits to be the leader, and then works outside a transaction.
     pub(super) fn exclusive(operation: &'static str) -> Self {
-        Job { kind: None, operation, waiter: Handoff::default(), work: Mutex::default() }
+        let kind = JobKind::Exclusive;
+        Job { kind, operation, waiter: Handoff::default(), work: Mutex::default() }
     }
 
     /// Runs the work.

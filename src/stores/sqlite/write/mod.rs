@@ -11,7 +11,6 @@ mod tx;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
-use std::iter;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +29,8 @@ use job::{Job, JobFailure, JobKind, WaitResult, panicked};
 pub(super) use sql::TableSql;
 pub(super) use tx::{SignInReserve, WriteTx};
 
-/// The maximum number of jobs in one transaction beside the leader's own.
-const MAX_FOLLOWERS: usize = 63;
+/// The maximum number of jobs in one transaction.
+const MAX_JOBS: usize = 64;
 
 /// The write connection of a store, and the queue of jobs for it.
 pub(super) struct Writer {
@@ -67,28 +66,31 @@ impl Debug for Writer {
     }
 }
 
-/// Leadership, and the jobs of other threads in the group. Dropping it, even by a panic, promotes
-/// the next job and leaves no job unanswered.
+/// Leadership, and the jobs of the group. Dropping it, even by a panic, promotes the next job and
+/// leaves no job unanswered.
 struct Leader<'w> {
     writer: &'w Writer,
     operation: &'static str,
-    /// Each job with its result, which is `Ok` until the job fails.
-    followers: Vec<(Arc<Job>, Result<(), JobFailure>)>,
-    /// Why no work of the group is stored.
-    failure: Option<Error>,
+    /// Each job with its result, which is `Ok` until the job or the group fails. The leader's own
+    /// is the first, until its result is taken.
+    jobs: Vec<(Arc<Job>, Result<(), JobFailure>)>,
 }
 
 impl Leader<'_> {
-    /// Answers the followers: with their own failures, or else with that of the group.
+    /// Fails the jobs that have not failed themselves, because nothing of the group is stored.
+    fn fail(&mut self, error: &Error) {
+        for (_, result) in self.jobs.iter_mut().filter(|(_, result)| result.is_ok()) {
+            *result = Err(JobFailure::Error(error.clone()));
+        }
+    }
+
+    /// Answers the jobs with their results.
     fn complete(&mut self) {
-        let failure = match self.failure.take() {
-            None if thread::panicking() => Some(panicked(self.operation)),
-            failure => failure,
-        };
-        for (job, result) in self.followers.drain(..) {
-            let group_failure =
-                || failure.clone().map_or(Ok(()), |error| Err(JobFailure::Error(error)));
-            job.waiter.send(WaitResult::Completed(result.and_then(|()| group_failure())));
+        if thread::panicking() {
+            self.fail(&panicked(self.operation));
+        }
+        for (job, result) in self.jobs.drain(..) {
+            job.waiter.send(WaitResult::Completed(result));
         }
     }
 }
@@ -162,7 +164,7 @@ impl Writer {
         };
         let job = Arc::new(Job::new(job_kind, operation, Box::new(work)));
         let completed = match self.await_leadership(&job, deadline)? {
-            WaitResult::Leader => self.lead(&job, deadline),
+            WaitResult::Leader => self.lead(job, deadline),
             WaitResult::Completed(completed) => completed,
         };
         match completed {
@@ -186,10 +188,10 @@ impl Writer {
         let deadline = monotonic_now() + self.settings.busy_timeout;
         let job = Arc::new(Job::exclusive(operation));
         let WaitResult::Leader = self.await_leadership(&job, deadline)? else {
-            // Impossible: no leader adds an exclusive job to its group.
-            return Err(panicked(operation));
+            let why = "an exclusive job was put into a group";
+            return Err(Error::with_source(ErrorKind::Unexpected, operation, why));
         };
-        let _leader = Leader { writer: self, operation, followers: Vec::new(), failure: None };
+        let _leader = Leader { writer: self, operation, jobs: Vec::new() };
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
         work(write_connection.outside_transaction()?)
@@ -231,24 +233,24 @@ impl Writer {
     }
 
     /// Runs a group with the caller's job first, and returns the result of that job.
-    fn lead(&self, own: &Job, deadline: Instant) -> Result<(), JobFailure> {
-        let operation = own.operation;
+    fn lead(&self, own: Arc<Job>, deadline: Instant) -> Result<(), JobFailure> {
         // Dropped after the lock of the connection is released.
-        let mut leader = Leader { writer: self, operation, followers: Vec::new(), failure: None };
+        let mut leader =
+            Leader { writer: self, operation: own.operation, jobs: vec![(own, Ok(()))] };
         let mut write_connection = self.write_connection.lock().ignore_poison();
-        let mut own_result = Ok(());
-        match self.write_group(&mut write_connection, own, &mut own_result, &mut leader, deadline) {
-            Ok(Some(frames)) if self.settings.wal.is_checkpoint_due(frames) => {
-                // Committed jobs are answered before any checkpoint.
-                leader.complete();
-                self.settings.wal.request_checkpoint();
-                self.settings.wal.restart_if_too_large(write_connection.get(), frames);
-            }
-            Ok(_) => {}
+        let frames = match self.write_group(&mut write_connection, &mut leader, deadline) {
+            Ok(frames) => frames,
             Err(error) => {
-                leader.failure = Some(error.clone());
-                own_result = own_result.and(Err(JobFailure::Error(error)));
+                leader.fail(&error);
+                None
             }
+        };
+        let (_, own_result) = leader.jobs.remove(0);
+        if let Some(frames) = frames.filter(|frames| self.settings.wal.should_checkpoint(*frames)) {
+            // Committed jobs are answered before any checkpoint.
+            leader.complete();
+            self.settings.wal.request_checkpoint();
+            self.settings.wal.restart_if_too_large(write_connection.get(), frames);
         }
         own_result
     }
@@ -258,13 +260,11 @@ impl Writer {
     fn write_group(
         &self,
         write_connection: &mut WriteConnection,
-        own: &Job,
-        own_result: &mut Result<(), JobFailure>,
         leader: &mut Leader<'_>,
         deadline: Instant,
     ) -> Result<Option<u32>> {
         let WriterSettings { sql, file_identity, record_cache, reserve, .. } = &self.settings;
-        let is_synced = self.settings.syncs_every_commit || self.needs_sync(own);
+        let is_synced = self.settings.syncs_every_commit || self.needs_sync(leader);
         file_identity.check()?;
         let operation = leader.operation;
         let connection = write_connection.with_sync(is_synced, operation, deadline)?;
@@ -274,33 +274,31 @@ impl Writer {
         // Only now: while another process has held the lock of the file, the other jobs have waited
         // in the queue, each with its own deadline.
         self.fill_group(leader, is_synced);
-        let is_grouped = !leader.followers.is_empty();
-        tx.run_job(is_grouped, own, own_result)?;
-        for (job, result) in &mut leader.followers {
+        let is_grouped = leader.jobs.len() > 1;
+        for (job, result) in &mut leader.jobs {
             tx.run_job(is_grouped, job, result)?;
         }
         tx.commit(deadline)
     }
 
     /// Returns whether a job that could be in the next group must be synced.
-    fn needs_sync(&self, own: &Job) -> bool {
+    fn needs_sync(&self, leader: &Leader<'_>) -> bool {
         let queue = self.queue.lock().ignore_poison();
-        let waiting = queue.waiting.iter().take(MAX_FOLLOWERS).map(|job| &**job);
-        let mut kinds = iter::once(own).chain(waiting).map_while(|job| job.kind);
+        let jobs = leader.jobs.iter().map(|(job, _)| job).chain(&queue.waiting).take(MAX_JOBS);
+        let mut kinds = jobs.map(|job| job.kind).take_while(|kind| *kind != JobKind::Exclusive);
         kinds.any(|kind| kind == JobKind::Synced)
     }
 
     /// Adds the jobs that are queued now, in their order, up to the first that needs another mode.
     fn fill_group(&self, leader: &mut Leader<'_>, is_synced: bool) {
         let may_join = |job: &Arc<Job>| match job.kind {
-            Some(JobKind::Ordinary) => true,
-            Some(JobKind::Synced) => is_synced,
-            None => false,
+            JobKind::Ordinary => true,
+            JobKind::Synced => is_synced,
+            JobKind::Exclusive => false,
         };
         let mut queue = self.queue.lock().ignore_poison();
-        while leader.followers.len() < MAX_FOLLOWERS && queue.waiting.front().is_some_and(may_join)
-        {
-            leader.followers.extend(queue.waiting.pop_front().map(|job| (job, Ok(()))));
+        while leader.jobs.len() < MAX_JOBS && queue.waiting.front().is_some_and(may_join) {
+            leader.jobs.extend(queue.waiting.pop_front().map(|job| (job, Ok(()))));
         }
     }
 }

@@ -147,7 +147,7 @@ impl WriteTx<'_> {
         Ok(deleted + ended_in_place)
     }
 
-    /// Fails if sessions that match `condition` are live after all were ended.
+    /// Fails if sessions that match `condition` are left as they were, after all were ended.
     fn check_none_left(&self, condition: &str, params: impl Params) -> Result<()> {
         let count = with_condition(&self.sql.read.count_left, condition);
         match self.count(&count, params)? {

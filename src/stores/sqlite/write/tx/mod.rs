@@ -83,6 +83,7 @@ impl<'c> WriteTx<'c> {
     /// take a tenth of the transaction's time.
     ///
     /// Fails if the whole group is lost: SQLite has rolled it back, or cannot undo this job alone.
+    /// The job keeps its own result then, so that a panic of it continues.
     pub(super) fn run_job(
         &mut self,
         is_grouped: bool,
@@ -105,7 +106,7 @@ impl<'c> WriteTx<'c> {
         if result.is_err() {
             self.control(if is_grouped { "ROLLBACK TO job" } else { "ROLLBACK" })?;
             self.nothing_to_commit = !is_grouped;
-            self.cache_update.turn_puts_into_removals();
+            self.cache_update.forget_puts();
         }
         if is_grouped {
             self.control("RELEASE job")?;
@@ -125,7 +126,7 @@ impl<'c> WriteTx<'c> {
         let frames = if self.nothing_to_commit {
             None
         } else {
-            wal::commit(self.connection, deadline).during(self.operation)?
+            wal::commit_counting_frames(self.connection, deadline).during(self.operation)?
         };
         self.cache_update.publish(frames);
         Ok(frames)
