@@ -16,11 +16,11 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 ///
 /// Two kinds of requests are checked: those of any method but `GET`, `HEAD` and `OPTIONS`, and
 /// those that ask for a WebSocket. Handlers of the other requests must not change anything on
-/// behalf of the user. The first row that applies to a checked request decides:
+/// behalf of the user. The first row that applies to a checked request decides. A cross-origin
+/// request to an [exempt](Self::exempt) path passes all the same.
 ///
 /// | the request | it |
 /// |---|---|
-/// | is for an [exempt](Self::exempt) path | passes |
 /// | has several fields `Sec-Fetch-Site`, or several `Origin` | is **cross-origin** |
 /// | has a [trusted](Self::trust) `Origin` | passes |
 /// | has a `Sec-Fetch-Site` | passes with `same-origin` and `none`, and is otherwise cross-origin |
@@ -40,7 +40,7 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 ///
 /// let cross_origin = CrossOrigin::refuse()
 ///     .trust("https://shop.example.org") // its pages post here
-///     .exempt("/hooks/payment"); // verifies a signature instead
+///     .exempt("/sign-in/callback"); // an OpenID provider posts here, with its `state`
 /// let sessions =
 ///     SessionManager::builder(MemoryStore::new()).cross_origin(cross_origin).build()?;
 /// # Ok::<(), cloakroom::Error>(())
@@ -90,10 +90,11 @@ impl CrossOrigin {
         self
     }
 
-    /// Lets requests to exactly this path pass. This is for calls of other services that prove
-    /// their origin otherwise: a webhook with a signature, or the `form_post` of an OpenID provider
-    /// with its `state`. Write the path as in the request, without a query. Building the manager
-    /// fails for any other text.
+    /// Lets cross-origin requests to exactly this path pass. This is for pages of other sites that
+    /// post to it and prove their origin otherwise, such as the `form_post` of an OpenID provider
+    /// with its `state`. A webhook that a server sends needs no exemption, because it has neither
+    /// `Sec-Fetch-Site` nor `Origin`. Write the path as in the request, without a query. Building
+    /// the manager fails for any other text.
     ///
     /// Such a request carries no `SameSite=Lax` cookie. See
     /// [`Session::allow_cross_origin`](crate::Session::allow_cross_origin).

@@ -64,11 +64,12 @@
 //! # }
 //! ```
 //!
-//! The defaults are meant for production. A `POST` that a page of another origin sends is answered
-//! with 403, before the handler runs. A session ends after a day without activity, and at the
-//! latest 30 days after its last sign-in, or 7 days after it began if it has no user. With SQLite,
-//! a power cut can lose values and anonymous sessions of about the last minute ([in some cases of
-//! more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
+//! The defaults are meant for production. A request that a page of another origin sends is answered
+//! with 403, before the handler runs, unless its method is `GET`, `HEAD` or `OPTIONS`: handlers of
+//! these must do nothing on behalf of the user. A session ends after a day without activity, and at
+//! the latest 30 days after its last sign-in, or 7 days after it began if it has no user. With
+//! SQLite, a power cut can lose values and anonymous sessions of about the last minute ([in some
+//! cases of more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
 //!
 //! # Errors
 //!

@@ -348,9 +348,7 @@ impl SessionManagerBuilder {
     /// # use cloakroom::{MemoryStore, SessionManager};
     /// # use std::time::Duration;
     /// let sessions = SessionManager::builder(MemoryStore::new())
-    ///     .renew_every(Duration::from_secs(60 * 60))
-    ///     // Ends the session of a thief, and also that of a client that has lost its new id.
-    ///     .end_session_on_replaced_id(true)
+    ///     .renew_every(Duration::from_secs(60 * 60)) // if a rule requires it
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```

@@ -57,6 +57,10 @@ pub struct UserSession {
 /// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
 /// session too, the request continues as after [`Session::destroy`].
 ///
+/// Behind a [`CachedStore`](crate::stores::cached::CachedStore), if an invalidation is lost,
+/// another process can still read an ended session for the life of a cache entry; the guide says
+/// [how to end sessions at once](crate::guide::stores#delay).
+///
 /// All of these fail with [`ErrorKind::Unsupported`] if the store has no
 /// [index](crate::backend::Store::index), such as memcached.
 ///

@@ -37,6 +37,9 @@ impl Session {
     /// already been renewed, or if this request has already issued a new id, for example by
     /// [`sign_in`](Self::sign_in).
     ///
+    /// It is carried out even if the handler fails afterwards, because the old id may be stolen,
+    /// but not after a panic.
+    ///
     /// Ask for the password first: a thief who can make a page call this renews the id too, and
     /// [shuts the user out](crate::guide::security#a-stolen-cookie).
     ///

@@ -42,8 +42,8 @@
 //! The session's changes are stored before the response is sent, when the handler and the catcher,
 //! if one was called, have returned. If the status of the response is 5xx, or if the handler
 //! panicked or returned an error of this crate, [`Outcome`](crate::adapter::Outcome) says what is
-//! stored. The error of a guard does not count if the handler takes the guard as an `Option` or a
-//! `Result`, and a guard before it has opened the session.
+//! stored. If a handler takes a guard as an `Option` or a `Result`, an error of that guard does not
+//! count, provided that an earlier guard of the route has opened the session.
 //!
 //! If storing fails, the matching catcher makes the response. Cookies that the handler or this
 //! catcher has added to Rocket's jar are not sent.
