@@ -3,6 +3,8 @@
 //! The first two are marked, and the next commit ends them. A request that revokes its own session
 //! continues as after `destroy`.
 
+use std::mem;
+
 use crate::backend::{Action, Commit, CommitAnswer, LiveSession};
 use crate::delta::Delta;
 use crate::error::Result;
@@ -12,14 +14,15 @@ use crate::lifetime::EndReason;
 use crate::record::EndedSession;
 use crate::session::Session;
 use crate::session::absence::UsedReplacedId;
+use crate::session::load::LoadState;
 
 /// The sessions that the request is still to end, and whether it has signed out.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    pub(super) destroy: Destroy,
-    /// The sessions that a `destroy` ends. An `ignore` that cancels it keeps the list, because a
-    /// further `destroy` must also end a session that this request has begun, whose id it does not
-    /// present.
+    destroy: Destroy,
+    /// What the request had found before the `destroy`, for an `ignore` that cancels it.
+    before_destroy: Option<LoadState>,
+    /// The sessions that the `destroy` ends.
     to_destroy: Vec<SessionIdHash>,
     /// Other presented sessions, which end after a sign-in. `ignore` does not clear these, because
     /// it does not undo the sign-in.
@@ -29,7 +32,7 @@ pub(super) struct Ending {
 
 /// Whether the next commit carries out a `destroy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Destroy {
+enum Destroy {
     #[default]
     NotRequested,
     /// Yes, unless an `ignore` cancels it.
@@ -50,6 +53,17 @@ pub(super) enum SignOut {
 }
 
 impl Ending {
+    /// Cancels a `destroy` of which no commit has carried out a part. Returns what the request had
+    /// found before it.
+    pub(super) fn cancel_destroy(&mut self) -> Option<LoadState> {
+        if self.destroy != Destroy::Requested {
+            return None;
+        }
+        self.destroy = Destroy::NotRequested;
+        self.to_destroy.clear();
+        self.before_destroy.take()
+    }
+
     /// Returns whether a `destroy` of the handler is not carried out yet.
     pub(super) fn is_unfinished(&self) -> bool {
         self.destroy != Destroy::NotRequested && !self.to_destroy.is_empty()
@@ -92,7 +106,9 @@ impl Session {
                 state.ending.to_destroy.push(id_hash);
             }
         }
+        let before = mem::take(&mut state.load_state);
         state.ending.destroy = state.ending.destroy.max(Destroy::Requested);
+        state.ending.before_destroy.get_or_insert(before);
         state.continue_after_own_end();
         Ok(())
     }
@@ -121,12 +137,14 @@ impl Session {
             let ended = self.end_session_of(id_hash)?;
             ending.to_destroy.pop();
             ending.destroy = Destroy::Begun;
+            ending.before_destroy = None;
             if ended.is_some() {
                 ending.sign_out = SignOut::Done;
             }
             self.report_end(ended.as_ref(), EndReason::SignedOut);
         }
         ending.destroy = Destroy::NotRequested;
+        ending.before_destroy = None;
         ending.sign_out = ending.sign_out.max(SignOut::NothingToEnd);
         Ok(())
     }

@@ -39,7 +39,7 @@ use crate::record::{Client, Touch};
 use crate::sync::{IgnorePoison, Mutex, MutexGuard};
 use absence::Absence;
 use changes::Changes;
-use ending::{Destroy, Ending};
+use ending::Ending;
 use load::LoadState;
 use presented::Presented;
 use running_update::RunningUpdate;
@@ -203,13 +203,13 @@ impl State {
     /// Discards what the request has changed or will change, but nothing that is already done.
     fn ignore(&mut self) {
         self.is_ignored = true;
+        if let Some(before_destroy) = self.ending.cancel_destroy() {
+            self.load_state = before_destroy;
+        }
         // If the session was loaded, the cleaner has its touch already. One that a change has
         // recorded before a load is still here, and is dropped.
         if let LoadState::Unread = self.load_state {
             self.touch = None;
-        }
-        if self.ending.destroy == Destroy::Requested {
-            self.ending.destroy = Destroy::NotRequested;
         }
     }
 

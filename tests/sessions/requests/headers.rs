@@ -96,9 +96,12 @@ fn an_ignore_cancels_a_second_destroy() {
             assert_eq!(signed_in.unwrap(), cloakroom::SignIn::Done);
             assert_eq!(session.commit().unwrap(), CommitOutcome::Stored);
             session.destroy().unwrap();
+            assert_eq!(session.user().unwrap(), None);
             session.ignore().unwrap();
+            assert_eq!(session.user().unwrap(), Some(user("bob")));
         });
         assert_eq!(app.rows(), 1, "ada's session has ended, bob's stays");
+        assert_eq!(browser.open(&app.sessions).user().unwrap(), Some(user("bob")));
     });
 }
 
