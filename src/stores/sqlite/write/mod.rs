@@ -74,9 +74,20 @@ struct Leader<'w> {
     /// Each job with its result, which is `Ok` until the job or the group fails. The leader's own
     /// is the first, until its result is taken.
     jobs: Vec<(Arc<Job>, Result<(), JobFailure>)>,
+    /// Whether the thread unwinds already, as when a session is closed by a drop. It then does not
+    /// unwind because of the group.
+    was_panicking: bool,
 }
 
-impl Leader<'_> {
+impl<'w> Leader<'w> {
+    fn new(
+        writer: &'w Writer,
+        operation: &'static str,
+        jobs: Vec<(Arc<Job>, Result<(), JobFailure>)>,
+    ) -> Self {
+        Leader { writer, operation, jobs, was_panicking: thread::panicking() }
+    }
+
     /// Fails the jobs that have not failed themselves, because nothing of the group is stored.
     fn fail(&mut self, error: &Error) {
         for (_, result) in self.jobs.iter_mut().filter(|(_, result)| result.is_ok()) {
@@ -86,7 +97,7 @@ impl Leader<'_> {
 
     /// Answers the jobs with their results.
     fn complete(&mut self) {
-        if thread::panicking() {
+        if thread::panicking() && !self.was_panicking {
             self.fail(&panicked(self.operation));
         }
         for (job, result) in self.jobs.drain(..) {
@@ -191,7 +202,7 @@ impl Writer {
             let why = "an exclusive job was put into a group";
             return Err(Error::with_source(ErrorKind::Unexpected, operation, why));
         };
-        let _leader = Leader { writer: self, operation, jobs: Vec::new() };
+        let _leader = Leader::new(self, operation, Vec::new());
         let write_connection = self.write_connection.lock().ignore_poison();
         self.settings.file_identity.check()?;
         work(write_connection.outside_transaction()?)
@@ -235,8 +246,7 @@ impl Writer {
     /// Runs a group with the caller's job first, and returns the result of that job.
     fn lead(&self, own: Arc<Job>, deadline: Instant) -> Result<(), JobFailure> {
         // Dropped after the lock of the connection is released.
-        let mut leader =
-            Leader { writer: self, operation: own.operation, jobs: vec![(own, Ok(()))] };
+        let mut leader = Leader::new(self, own.operation, vec![(own, Ok(()))]);
         let mut write_connection = self.write_connection.lock().ignore_poison();
         let frames = match self.write_group(&mut write_connection, &mut leader, deadline) {
             Ok(frames) => frames,
@@ -383,6 +393,42 @@ mod tests {
 
     fn level() -> WriteJob {
         Box::new(|c| Ok(c.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()))
+    }
+
+    #[test]
+    fn a_leader_that_unwinds_already_fails_no_other_job() {
+        struct WritesOnDrop(Arc<Writer>);
+
+        impl Drop for WritesOnDrop {
+            fn drop(&mut self) {
+                write(&self.0, JobKind::Ordinary, insert()).unwrap();
+            }
+        }
+
+        let bench = bench("WAL", LONG);
+        let wait_for = |waiting| {
+            let is_reached = || {
+                let queue = bench.writer.queue.lock().ignore_poison();
+                queue.has_leader && queue.waiting.len() == waiting
+            };
+            while !is_reached() {
+                thread::yield_now();
+            }
+        };
+        bench.other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let writer = bench.writer.clone();
+        let leader = thread::spawn(move || {
+            let _writes_on_drop = WritesOnDrop(writer);
+            panic!("of the handler");
+        });
+        wait_for(0);
+        let writer = bench.writer.clone();
+        let follower = thread::spawn(move || write(&writer, JobKind::Ordinary, insert()));
+        wait_for(1);
+        bench.other.execute_batch("ROLLBACK").unwrap();
+        assert!(leader.join().is_err());
+        follower.join().unwrap().unwrap();
+        assert_eq!(bench.stored(), 2);
     }
 
     #[test]
