@@ -123,8 +123,10 @@ impl Session {
     #[allow(dead_code, reason = "the adapter for Rocket, which is a feature, is the only caller")]
     pub(crate) fn report_lost_changes(&self) {
         let state = self.lock();
-        if !state.is_closed && !state.is_ignored && !state.changes.is_empty() {
-            let public_id = state.load_state.public_id();
+        let loses_changes = !state.is_closed && state.has_changes_to_store();
+        let public_id = state.load_state.public_id();
+        drop(state);
+        if loses_changes {
             let public_id = public_id.as_ref();
             self.context.events.raise(&Event::ChangesDiscarded { public_id });
         }

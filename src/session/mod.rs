@@ -213,6 +213,11 @@ impl State {
         }
     }
 
+    /// Returns whether the close stores changes, if the request completes.
+    fn has_changes_to_store(&self) -> bool {
+        !self.is_ignored && !self.changes.is_empty()
+    }
+
     /// Requests a new id, unless this request has issued one already.
     fn request_renewal(&mut self) {
         self.changes.renew = self.load_state.issued().is_none();
@@ -249,10 +254,10 @@ impl Debug for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let state = self.state.get_mut().ignore_poison();
-        let has_unstored = !state.is_ignored && !state.changes.is_empty();
+        let loses_changes = state.has_changes_to_store();
         let loses_sign_out = state.ending.is_unfinished();
         if !state.is_closed
-            && (has_unstored || loses_sign_out || state.load_state.issued().is_some())
+            && (loses_changes || loses_sign_out || state.load_state.issued().is_some())
             // In a fork, this is the copy of a session that the parent may still close.
             && self.context.process.is_current()
         {
