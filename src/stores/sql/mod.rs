@@ -66,12 +66,12 @@ pub(super) fn touch(
     if batch.is_empty() {
         return Ok(());
     }
-    match write(batch) {
-        Err(error) if error.kind().may_concern_one_session() && batch.len() > 1 => {}
-        Err(error) if error.kind().may_concern_one_session() => {
-            return TouchError::check(batch.iter().map(|touch| (*touch, error.clone())).collect());
-        }
+    let error = match write(batch) {
+        Err(error) if error.kind().may_concern_one_session() => error,
         written => return Ok(written?),
+    };
+    if let [one] = batch {
+        return TouchError::check(vec![(*one, error)]);
     }
     let mut failed = Vec::new();
     let mut rest = batch.iter();
