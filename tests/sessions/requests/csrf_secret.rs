@@ -198,17 +198,23 @@ fn a_page_whose_session_is_ended_meanwhile_brings_nothing_back() {
     });
 }
 
+/// Returns a token of a page, whose request stores nothing.
+fn token_without_a_change(app: &App, browser: &mut Browser) -> String {
+    let mut shown = String::new();
+    let headers = browser.request(&app.sessions, |session| {
+        shown = session.csrf_token().unwrap();
+    });
+    assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
+    shown
+}
+
 #[test]
 fn a_page_of_a_renewed_id_leaves_the_new_one_alone() {
     on_both_stores(defaults, |app| {
         let (mut browser, token) = visitor_with_token(&app);
         let mut late = browser.clone();
         browser.request(&app.sessions, |session| session.renew().unwrap());
-        let mut shown = String::new();
-        let headers = late.request(&app.sessions, |session| {
-            shown = session.csrf_token().unwrap();
-        });
-        assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
+        let shown = token_without_a_change(&app, &mut late);
         assert!(holds(&app, &browser, &token));
         for (browser, token) in [(&late, &shown), (&late, &token), (&browser, &shown)] {
             assert!(holds(&app, browser, token), "the renewal keeps the secret");
@@ -224,11 +230,7 @@ fn a_replaced_id_without_a_secret_has_no_valid_token() {
         app.remove_secret(&browser);
         let mut late = browser.clone();
         browser.request(&app.sessions, |session| session.renew().unwrap());
-        let mut shown = String::new();
-        let headers = late.request(&app.sessions, |session| {
-            shown = session.csrf_token().unwrap();
-        });
-        assert_eq!((set_cookie(&headers), headers.discarded), (None, false), "nothing is stored");
+        let shown = token_without_a_change(&app, &mut late);
         for token in [&token, &shown] {
             assert!(!holds(&app, &late, token) && !holds(&app, &browser, token));
         }

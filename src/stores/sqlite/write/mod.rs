@@ -366,16 +366,21 @@ mod tests {
             for (queued, (job_kind, work)) in jobs.into_iter().enumerate() {
                 let writer = self.writer.clone();
                 threads.push(thread::spawn(move || write(&writer, job_kind, work)));
-                let is_queued = || {
-                    let queue = self.writer.queue.lock().ignore_poison();
-                    queue.has_leader && queue.waiting.len() == queued
-                };
-                while !is_queued() {
-                    thread::yield_now();
-                }
+                self.wait_for_queued(queued);
             }
             self.other.execute_batch("ROLLBACK").unwrap();
             threads.into_iter().map(thread::JoinHandle::join).collect()
+        }
+
+        /// Waits until there is a leader, and this number of jobs in the queue.
+        fn wait_for_queued(&self, jobs: usize) {
+            let is_queued = || {
+                let queue = self.writer.queue.lock().ignore_poison();
+                queue.has_leader && queue.waiting.len() == jobs
+            };
+            while !is_queued() {
+                thread::yield_now();
+            }
         }
 
         fn stored(&self) -> i64 {
@@ -406,25 +411,16 @@ mod tests {
         }
 
         let bench = bench("WAL", LONG);
-        let wait_for = |waiting| {
-            let is_reached = || {
-                let queue = bench.writer.queue.lock().ignore_poison();
-                queue.has_leader && queue.waiting.len() == waiting
-            };
-            while !is_reached() {
-                thread::yield_now();
-            }
-        };
         bench.other.execute_batch("BEGIN IMMEDIATE").unwrap();
         let writer = bench.writer.clone();
         let leader = thread::spawn(move || {
             let _writes_on_drop = WritesOnDrop(writer);
             panic!("of the handler");
         });
-        wait_for(0);
+        bench.wait_for_queued(0);
         let writer = bench.writer.clone();
         let follower = thread::spawn(move || write(&writer, JobKind::Ordinary, insert()));
-        wait_for(1);
+        bench.wait_for_queued(1);
         bench.other.execute_batch("ROLLBACK").unwrap();
         assert!(leader.join().is_err());
         follower.join().unwrap().unwrap();
