@@ -5,9 +5,11 @@
 //! [`Session`], which does no I/O until the handler uses it, and closes it after the handler:
 //! closing stores the changes and returns header fields for the response.
 //!
-//! Two requests of one browser often overlap. The store merges the changes of both, and a session
-//! that one of them has ended stays ended, whatever the other one stores, with [some
-//! exceptions](guide::guarantees#when-an-ended-session-can-return).
+//! Two requests of one browser often overlap. Each stores only its changes, which the store merges
+//! with those of the other. If one of them ends the session, the session stays ended, whatever the
+//! other one stores. The [exceptions](guide::guarantees#when-an-ended-session-can-return) are
+//! copies of the database that are put back, and some failures of databases, caches, disks and
+//! clocks.
 //!
 //! Version 0.1 is new: no use in production is known.
 //!
@@ -68,8 +70,8 @@
 //! with 403, before the handler runs, unless its method is `GET`, `HEAD` or `OPTIONS`: handlers of
 //! these must do nothing on behalf of the user. A session ends after a day without activity, and at
 //! the latest 30 days after its last sign-in, or 7 days after it began if it has no user. With
-//! SQLite, a power cut can lose values and anonymous sessions of about the last minute ([in some
-//! cases of more](guide::guarantees#syncs)), but no sign-in, sign-out or revocation.
+//! SQLite, a power cut loses no sign-in, sign-out or revocation; it can lose [other
+//! changes](guide::guarantees#syncs), as a rule those of the last minute.
 //!
 //! # Errors
 //!
@@ -165,10 +167,10 @@
 //! The module [`guide`] contains the pages of the repository. Start with [getting
 //! started](guide::getting_started) and [values](guide::values).
 //!
-//! - For most applications: [signing in](guide::signing_in), [lifetime](guide::lifetime) of
-//!   sessions, lists of a user's [devices](guide::devices), [forms](guide::forms) and requests from
-//!   other origins, [errors](guide::errors), [stores](guide::stores), [own
-//!   tables](guide::own_tables) in the same file, [configuration](guide::configuration),
+//! - For most applications: [signing in](guide::signing_in), [stores](guide::stores),
+//!   [lifetime](guide::lifetime) of sessions, [forms](guide::forms) and requests from other
+//!   origins, [errors](guide::errors), [configuration](guide::configuration), lists of a user's
+//!   [devices](guide::devices), [own tables](guide::own_tables) in the same file,
 //!   [testing](guide::testing).
 //! - For some: other [servers](guide::servers) than Rocket, [moving](guide::moving) from another
 //!   library, [identity providers](guide::identity_providers), [cookies](guide::cookies),
