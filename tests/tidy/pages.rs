@@ -201,6 +201,35 @@ fn the_page_of_settings_lists_every_setting() {
     assert_none(&missing);
 }
 
+#[test]
+fn both_tables_of_features_agree_with_the_manifest() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let features = manifest.split("\n[features]\n").nth(1).unwrap();
+    let features = features.split("\n[").next().unwrap();
+    let (_, defaults) = features.split_once("default = ").unwrap();
+    let defaults = defaults.lines().next().unwrap();
+    let declared: BTreeMap<_, _> = features
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .filter(|(name, _)| *name != "default")
+        .map(|(name, _)| (name, defaults.contains(&format!("\"{name}\""))))
+        .collect();
+    for name in ["src/lib.rs", "docs/platforms.md"] {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        let listed: BTreeMap<_, _> = text
+            .lines()
+            .skip_while(|line| !line.contains("| feature | default | adds |"))
+            .skip(2)
+            .map_while(|line| line.trim_start_matches("//! ").strip_prefix("| `"))
+            .map(|row| {
+                let (feature, cells) = row.split_once("` | ").unwrap();
+                (feature, cells.starts_with("yes |"))
+            })
+            .collect();
+        assert_eq!(listed, declared, "{name}");
+    }
+}
+
 /// A figure of a page is "about 25 µs (`merge_1t`)": a time, and the name of its row in bench/figures.
 #[test]
 fn figures_with_the_name_of_a_row_agree_with_it() {
