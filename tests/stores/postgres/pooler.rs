@@ -1,6 +1,6 @@
-//! PgBouncer in front of the server, in transaction mode: each transaction may get another
-//! connection. Without the program, which is Debian's package `pgbouncer`, the tests say that they
-//! are skipped.
+//! PgBouncer in front of the server, in transaction mode: each transaction gets the connection that
+//! has not been used for longest. Without the program, which is Debian's package `pgbouncer`, the
+//! tests say that they are skipped.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -58,7 +58,8 @@ impl PgBouncer {
             "[databases]\npostgres = host=127.0.0.1 port={} dbname=postgres\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\n\
              auth_type = trust\nauth_file = {}\npool_mode = transaction\n\
-             default_pool_size = {SERVER_CONNECTIONS}\nmax_client_conn = 1000\n",
+             default_pool_size = {SERVER_CONNECTIONS}\nmax_client_conn = 1000\n\
+             server_round_robin = 1\n",
             port,
             address.port(),
             folder.path("users").display(),
