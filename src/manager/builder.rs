@@ -427,7 +427,7 @@ impl SessionManagerBuilder {
     ///
     /// The number can exceed the maximum for a time: by about a 32nd for each process after the
     /// first, by up to 999 after a restart, and by the sessions that begin during the eviction. A
-    /// process [without a cleaner](Self::without_cleaner) evicts nothing.
+    /// process [without a cleaner](Self::without_cleaner) does not apply the maximum.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
     pub fn max_anonymous(self, sessions: u64) -> Self {

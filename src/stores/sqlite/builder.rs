@@ -39,8 +39,8 @@ pub enum Durability {
     #[default]
     Normal,
     /// A power cut undoes no acknowledged change. Choose it if a lost cart costs money. Each change
-    /// then waits for the disk, together with concurrent changes. Alone it takes several times as
-    /// long as with `Normal`.
+    /// then waits for a sync, which concurrent changes share. A change that shares its sync with no
+    /// other takes several times as long as with `Normal`.
     Full,
 }
 
@@ -251,7 +251,7 @@ impl SqliteStoreBuilder {
     ///   program or to a newer version; nothing was changed.
     /// - [`ErrorKind::NotSetUp`]: with `migrate(false)` or `read_only`, the file or the tables are
     ///   missing, or the tables are older.
-    /// - [`ErrorKind::Full`]: there is no space for the tables.
+    /// - [`ErrorKind::Full`]: there is no space for the file or its tables.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     /// - [`ErrorKind::Unsupported`]: the system's SQLite is linked and older than 3.37.
     pub fn open(self) -> Result<SqliteStore> {

@@ -45,8 +45,8 @@
 //! stored.
 //!
 //! A handler can take a guard as an `Option` or a `Result`, and answer although the guard has
-//! failed. Such a request does not count as failed, if an earlier guard of the route has opened the
-//! session and the status is below 500.
+//! failed. Such a request does not count as failed if its status is below 500 and the session was
+//! opened before the guard failed.
 //!
 //! If storing fails, the matching catcher makes the response. Cookies that the handler or this
 //! catcher has added to Rocket's jar are not sent.
