@@ -88,9 +88,9 @@ pub enum Event<'a> {
     /// The file is at its path again, and changes are stored again. Level `Warn`.
     FileRecovered,
     /// The database file can be reached by a second name: it has several hard links, or it is
-    /// mounted alone into a container. SQLite finds the write-ahead log and the locks by the name
-    /// of the file, so a process that uses another name loses changes or damages the database.
-    /// Level `Warn`.
+    /// mounted alone into a container. A process that uses another name loses changes or damages
+    /// the database, because SQLite finds the write-ahead log and the locks by the name of the
+    /// file. Level `Warn`.
     FileAliased {
         /// The path.
         path: &'a Path,

@@ -53,10 +53,6 @@ pub struct UserSession {
 /// are discarded, or begin a new, anonymous session
 /// ([when](crate::guide::values#discarded-changes)).
 ///
-/// A revocation can be passed the session of the request that asks for it, `current`. The
-/// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
-/// session too, the request continues as after [`Session::destroy`].
-///
 /// Behind a [`CachedStore`](crate::stores::cached::CachedStore), if an invalidation is lost,
 /// another process can still read an ended session for the life of a cache entry, 60 seconds by
 /// default. The guide says [how to end sessions at once](crate::guide::stores#delay).

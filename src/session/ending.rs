@@ -93,9 +93,10 @@ impl Session {
     /// [`ignore`](Self::ignore) after this call cancels it, unless a commit has carried it out or a
     /// part of it; an `ignore` before it does not.
     ///
-    /// The sign-out also reaches the session by an id that another request has just replaced, by a
-    /// renewal or a sign-in: for ten minutes, which begin with the replacement or, if the id had a
-    /// [grace](crate::guide::ids#when-the-id-changes), with the end of the grace.
+    /// The sign-out also ends a session whose id another request has just replaced, by a renewal or
+    /// a sign-in. The store remembers the replaced id for ten minutes. They begin with the
+    /// replacement or, if the id had a [grace](crate::guide::ids#when-the-id-changes), with the end
+    /// of the grace.
     ///
     /// # Errors
     /// Reads and stores nothing now, so it fails only [as all methods

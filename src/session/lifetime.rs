@@ -41,11 +41,10 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if this request has issued a new id already, because the choice would
-    /// have no effect: after [`sign_in`](Self::sign_in), after
-    /// [`confirm_authentication`](Self::confirm_authentication), and after a
-    /// [`commit`](Self::commit) that has begun or renewed the session; and [those of all
-    /// methods](Self#errors-of-all-methods).
+    /// [`ErrorKind::Invalid`] if this request has already issued a new id: by
+    /// [`sign_in`](Self::sign_in), by [`confirm_authentication`](Self::confirm_authentication), or
+    /// by a [`commit`](Self::commit) that has begun or renewed the session. The choice would have
+    /// no effect then. Also [those of all methods](Self#errors-of-all-methods).
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.lock_for_change(OPERATION)?;

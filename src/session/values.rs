@@ -226,9 +226,8 @@ impl Session {
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
     ///
     /// # Concurrent requests
-    /// If another request has changed the session before this one stores its result, `f` runs
-    /// again, on the value of the other request. The result returned here may differ from the
-    /// stored one:
+    /// If `f` runs again, on what another request has stored, the result returned here can differ
+    /// from the stored one:
     ///
     /// ```
     /// use cloakroom::Session;

@@ -216,10 +216,10 @@ impl SqliteStoreBuilder {
     /// Sets the maximum size of the database file in bytes, rounded down to pages, without the
     /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
-    /// While less than a tenth of the file is free, each new anonymous session first evicts others,
-    /// of any realm, those with the earliest deadlines first. The last twentieth is kept for
-    /// sessions of users, which are never evicted: while it is in use, a new anonymous session
-    /// fails with [`ErrorKind::Full`]. So does any change that does not fit.
+    /// Anonymous sessions cannot fill the file. While less than a tenth of it is free, each new one
+    /// first evicts others, of any realm, those with the earliest deadlines first. The last
+    /// twentieth is kept for sessions of users, which are never evicted: while it is in use, a new
+    /// anonymous session fails with [`ErrorKind::Full`]. So does any change that does not fit.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
