@@ -28,9 +28,9 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 /// | has neither | passes |
 ///
 /// All current browsers send `Sec-Fetch-Site` over TLS and to `localhost`, and `Origin` elsewhere.
-/// A request with neither comes from a program such as curl, which has only the cookies that its
-/// user gave to it, or from a Firefox before 70 (2019) or an Edge before 79 (2020), whose users
-/// only [CSRF tokens](crate::Session::csrf_field) protect.
+/// So a request with neither comes from a program such as curl, which has only the cookies that its
+/// user gave to it. Firefox before 70 (2019) and Edge before 79 (2020) can send neither: only [CSRF
+/// tokens](crate::Session::csrf_field) protect their users.
 ///
 /// Behind proxies ([`behind_proxies`](crate::manager::SessionManagerBuilder::behind_proxies)) the
 /// first entry of `X-Forwarded-Host`, if a proxy sends it, is used in place of `Host`.

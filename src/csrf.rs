@@ -63,18 +63,17 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Every call returns a different token. All of them are valid until the session ends or the
-    /// next [`sign_in`](Self::sign_in); a renewal and a [`clear`](Self::clear) do not change that.
+    /// Every call returns a different token. All of them are valid until the session ends or until
+    /// the next [`sign_in`](Self::sign_in). A page that is rendered in the request of a sign-in
+    /// must request its token after the sign-in.
     ///
-    /// - **After a sign-in** the earlier tokens are valid only in requests that present the
-    ///   replaced id, while the store remembers it, so that a sign-in form can be sent twice. So
-    ///   are the tokens of a page that was requested with that id and is rendered after the
-    ///   sign-in. A page that is rendered in the request of the sign-in must request its token
-    ///   after the sign-in.
-    /// - **In a session that exists** a token stores nothing: the session has had its secret since
-    ///   it began.
-    /// - **Without a session** a token begins one at the end of the request, unless that request
-    ///   fails or [ignores](Self::ignore) the session: then the token is never valid.
+    /// Without a session, a token begins one at the end of the request. If that request fails or
+    /// [ignores](Self::ignore) the session, the token is never valid. In a session that exists, a
+    /// token stores nothing.
+    ///
+    /// After a sign-in, the earlier tokens are still valid in requests that present the replaced
+    /// id, while the store [remembers it](crate::guide::ids#what-an-old-id-does): so a sign-in form
+    /// can be sent twice.
     ///
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).
@@ -104,9 +103,9 @@ impl Session {
     /// Verifies a token. Call this before changing anything on behalf of the user, and answer with
     /// status 403 if the token is invalid.
     ///
-    /// The result is [`Invalid`](CsrfCheck::Invalid) for a text that is not a token, without
-    /// reading the session. It is `Invalid` for every token if the request finds neither a session
-    /// nor a replaced id that the store remembers. Writes nothing.
+    /// Every token is [`Invalid`](CsrfCheck::Invalid) if the request finds neither a session nor a
+    /// replaced id that the store remembers. A text that is not a token is `Invalid` without a read
+    /// of the session. The call writes nothing.
     ///
     /// ```
     /// use cloakroom::csrf::CsrfCheck;

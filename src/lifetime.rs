@@ -112,8 +112,8 @@ impl Default for Lifetime {
 pub enum EndReason {
     /// A request ended it with [`destroy`](crate::Session::destroy).
     SignedOut,
-    /// A sign-in ended it: that of another user through its id, or one whose request presented it
-    /// beside the session that was signed in.
+    /// A sign-in ended it. Either another user has signed in through its id, or the request of the
+    /// sign-in presented several ids, and this session is not the one that was signed in.
     Superseded,
     /// A call of the manager ended it.
     Revoked,

@@ -8,9 +8,10 @@ use crate::clock::{MAX_REQUEST_TIME, Timestamp};
 use crate::data::CsrfSecret;
 use crate::id::{JoinSalt, SessionIdHash};
 
-/// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it
-/// until ten minutes after the replacement or the end of its grace, because overlapping requests
-/// still present it, and so does a client that lost the response with its new id.
+/// A replaced id of a session, and the renewal or sign-in that replaced it. A store remembers it,
+/// because overlapping requests still present it, and so does a client that lost the response with
+/// its new id. It does so for ten minutes, which begin with the replacement or, if the id had a
+/// grace, with the end of the grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplacedId {
     /// The hash of the replaced id.
@@ -47,8 +48,8 @@ pub enum ReplacedBy {
 }
 
 impl ReplacedId {
-    /// The time for which a replaced id is remembered, from the replacement or the end of the
-    /// grace, whichever is later.
+    /// The time for which a replaced id is remembered, from the replacement or, if it had a grace,
+    /// from the end of the grace.
     pub const REMEMBERED: Duration = MAX_REQUEST_TIME;
 
     /// The maximum number of remembered ids of one session: the latest ones.

@@ -47,8 +47,9 @@ pub(crate) const OVERWRITTEN: &str = "signed-out";
 #[non_exhaustive]
 pub enum SameSite {
     /// The browser never sends the cookie with such requests, so a link from another site opens the
-    /// application without the session. If that page begins a session, its cookie replaces the
-    /// user's and so signs the user out. A sign-in by an identity provider does not work.
+    /// application without the session, and a sign-in by an identity provider does not work. If the
+    /// page behind such a link begins a session, its cookie replaces the user's, which signs the
+    /// user out.
     Strict,
     /// The browser sends the cookie with such requests only if they are top-level navigations by a
     /// safe method, such as links. An identity provider's response by `form_post` arrives without
@@ -141,7 +142,7 @@ impl CookieConfig {
         CookieConfig::new().name("id").secure(false)
     }
 
-    /// Sets the name. Defaults to `__Host-id`. Applications on one host need different names.
+    /// Sets the name. Defaults to `__Host-id`.
     ///
     /// A browser rejects a cookie whose name begins with one of these prefixes, in any letter case,
     /// unless it has the required attributes:

@@ -88,9 +88,9 @@ pub enum Event<'a> {
     /// The file is at its path again, and changes are stored again. Level `Warn`.
     FileRecovered,
     /// The database file can be reached by a second name: it has several hard links, or it is
-    /// mounted alone into a container. SQLite finds the write-ahead log and the locks by the name
-    /// of the file, so a process that uses another name loses changes or damages the database.
-    /// Level `Warn`.
+    /// mounted alone into a container. A process that uses another name loses changes or damages
+    /// the database, because SQLite finds the write-ahead log and the locks by the name of the
+    /// file. Level `Warn`.
     FileAliased {
         /// The path.
         path: &'a Path,
@@ -167,9 +167,10 @@ pub enum Event<'a> {
     },
     /// A request presented an id that a renewal or a sign-in had replaced more than ten seconds
     /// before, and whose grace has ended. Either the client lost the response with the new id, or
-    /// the id is stolen. The request cannot read the session. The guide has [the exact
-    /// times](crate::guide::ids#what-an-old-id-does). With [`end_session_on_replaced_id`][setting]
-    /// the session ends. Level `Warn`.
+    /// the id is stolen. The request cannot read the session. Level `Warn`.
+    ///
+    /// With [`end_session_on_replaced_id`][setting] the session ends. The guide has [the exact
+    /// times](crate::guide::ids#what-an-old-id-does).
     ///
     /// [setting]: crate::manager::SessionManagerBuilder::end_session_on_replaced_id
     ReplacedIdUsed {
@@ -227,15 +228,14 @@ pub enum Event<'a> {
     },
     /// A session ended. Level `Info` if it had a user, else `Debug`.
     ///
-    /// Raised by the process that ends or sweeps the session; one that expires is reported when it
-    /// is swept. Not reported are
+    /// Raised by the process that ends or sweeps the session. A session that expires is reported
+    /// when it is swept. These ends are not reported:
     ///
-    /// - anonymous sessions that expire or are evicted,
-    /// - sessions that [`revoke_everyone`](crate::SessionManager::revoke_everyone) ends,
-    /// - sessions that a store removes without a report: memcached does, when they expire or its
-    ///   memory is full,
-    /// - expired sessions that a sign-in, a sign-out or a revocation removes before the sweep,
-    /// - sessions that an operator ends or sweeps, by a command or a call of the store's `Admin`,
+    /// - anonymous sessions that expire or are evicted;
+    /// - sessions that [`revoke_everyone`](crate::SessionManager::revoke_everyone) ends;
+    /// - sessions that memcached removes, because they have expired or its memory is full;
+    /// - expired sessions that a sign-in, a sign-out or a revocation removes before the sweep;
+    /// - sessions that an operator ends or sweeps, by a command or a call of the store's `Admin`;
     /// - sessions whose process stops before it reports them.
     Ended {
         /// The session's public id, if it can be read.
@@ -286,9 +286,10 @@ pub enum Event<'a> {
         public_id: Option<&'a PublicId>,
     },
     /// The activity of sessions was not recorded, and is not tried again. These sessions end as if
-    /// the visit had not been made, unless a later one is recorded. The cleaner raises this when
-    /// another attempt cannot succeed, or when 4,096 sessions already wait for one; a request
-    /// raises it when its own attempt fails. Level `Warn`.
+    /// the visit had not been made, unless a later one is recorded. Level `Warn`.
+    ///
+    /// The cleaner raises this when another attempt cannot succeed, or when 4,096 sessions already
+    /// wait for one. A request raises it when its own attempt fails.
     TouchFailed {
         /// The number of sessions.
         sessions: usize,

@@ -50,16 +50,16 @@ const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
 /// [`behind_proxies`](Self::behind_proxies), so that addresses are those of clients; most
 /// applications change little else.
 ///
-/// | group | settings |
+/// | to choose | call |
 /// |---|---|
-/// | lifetime | [`lifetime`](Self::lifetime), [`anonymous_lifetime`](Self::anonymous_lifetime), [`browser_session_lifetime`](Self::browser_session_lifetime), [`persistent`](Self::persistent), [`max_idle_limit`](Self::max_idle_limit), [`policy`](Self::policy) |
-/// | number and size | [`max_sessions_per_user`](Self::max_sessions_per_user), [`max_anonymous`](Self::max_anonymous), [`max_bytes`](Self::max_bytes) |
-/// | id | [`cookie`](Self::cookie), [`header`](Self::header), [`realm`](Self::realm), [`former_cookie_name`](Self::former_cookie_name) |
-/// | renewal | [`renew_every`](Self::renew_every), [`renewal_grace`](Self::renewal_grace), [`end_session_on_replaced_id`](Self::end_session_on_replaced_id) |
-/// | client | [`behind_proxies`](Self::behind_proxies), [`cross_origin`](Self::cross_origin), [`record_address`](Self::record_address), [`record_user_agent`](Self::record_user_agent) |
-/// | failure | [`on_load_failure`](Self::on_load_failure), [`keep_on_server_error`](Self::keep_on_server_error), [`error_status`](Self::error_status) |
-/// | response | [`no_store_when_signed_in`](Self::no_store_when_signed_in), [`no_store_with_csrf_token`](Self::no_store_with_csrf_token), [`clear_site_data`](Self::clear_site_data) |
-/// | background work | [`sweep_every`](Self::sweep_every), [`without_cleaner`](Self::without_cleaner), [`clock`](Self::clock), [`events`](Self::events) |
+/// | how long sessions live | [`lifetime`](Self::lifetime), [`anonymous_lifetime`](Self::anonymous_lifetime), [`browser_session_lifetime`](Self::browser_session_lifetime), [`persistent`](Self::persistent), [`max_idle_limit`](Self::max_idle_limit); [`policy`](Self::policy) for a standard |
+/// | how many there are, and how large | [`max_sessions_per_user`](Self::max_sessions_per_user), [`max_anonymous`](Self::max_anonymous), [`max_bytes`](Self::max_bytes) |
+/// | what carries the id | [`cookie`](Self::cookie), [`header`](Self::header), [`realm`](Self::realm), [`former_cookie_name`](Self::former_cookie_name) |
+/// | when the id is renewed, and what an old one does | [`renew_every`](Self::renew_every), [`renewal_grace`](Self::renewal_grace), [`end_session_on_replaced_id`](Self::end_session_on_replaced_id) |
+/// | which requests are trusted, and what is recorded of clients | [`behind_proxies`](Self::behind_proxies), [`cross_origin`](Self::cross_origin), [`record_address`](Self::record_address), [`record_user_agent`](Self::record_user_agent) |
+/// | what happens after an error | [`on_load_failure`](Self::on_load_failure), [`keep_on_server_error`](Self::keep_on_server_error), [`error_status`](Self::error_status) |
+/// | what browsers may store | [`no_store_when_signed_in`](Self::no_store_when_signed_in), [`no_store_with_csrf_token`](Self::no_store_with_csrf_token), [`clear_site_data`](Self::clear_site_data) |
+/// | the work in the background, time, events | [`sweep_every`](Self::sweep_every), [`without_cleaner`](Self::without_cleaner), [`clock`](Self::clock), [`events`](Self::events) |
 ///
 /// ```
 /// use cloakroom::{CookieConfig, Lifetime, SessionManager};
@@ -137,12 +137,12 @@ impl SessionManagerBuilder {
         }
     }
 
-    /// Sets the session cookie. Defaults to [`CookieConfig::new`]. Replaces a
-    /// [`header`](Self::header).
+    /// Sets the session cookie. Defaults to [`CookieConfig::new`], with the name `__Host-id`.
+    /// Replaces a [`header`](Self::header).
     ///
-    /// Renaming the cookie signs out all users, unless
-    /// [`former_cookie_name`](Self::former_cookie_name) names the old one. Applications on one host
-    /// need cookies of different names, because cookies do not distinguish ports.
+    /// Applications on one host, such as localhost, need cookies of different names. Renaming the
+    /// cookie signs out all users, unless [`former_cookie_name`](Self::former_cookie_name) names
+    /// the old one.
     pub fn cookie(self, cookie: CookieConfig) -> Self {
         SessionManagerBuilder { carrier: IdCarrier::Cookie(cookie), ..self }
     }
@@ -151,10 +151,10 @@ impl SessionManagerBuilder {
     /// for [clients that are not browsers](crate::guide::api_clients). The manager then ignores
     /// cookies.
     ///
-    /// A sign-out cannot remove the id from such a client, but the id then finds no session. The
-    /// [cross-origin check](Self::cross_origin) is off by default. Building the manager fails for a
-    /// header with another meaning, such as `Authorization`: use one of your own, such as
-    /// `X-Session-Id`.
+    /// Building the manager fails for a header with another meaning, such as `Authorization`: use
+    /// one of your own, such as `X-Session-Id`. The [cross-origin check](Self::cross_origin) is off
+    /// by default. A sign-out cannot remove the id from such a client, but the id then finds no
+    /// session.
     ///
     /// Two managers share their sessions if they have the same store and realm:
     ///
@@ -184,16 +184,16 @@ impl SessionManagerBuilder {
     }
 
     /// Adds a former name of the session cookie, so that a visitor whose browser has only that
-    /// cookie keeps the session. The next stored change moves the session to the current name, with
-    /// a new id, and removes the former cookie: a program with the former name then finds no
-    /// session. A sign-out removes both cookies. Can be called several times, for several names.
-    /// Defaults to none. Building the manager fails with a [`header`](Self::header), and without a
+    /// cookie keeps the session. Can be called several times, for several names. Defaults to none.
+    /// Building the manager fails with a [`header`](Self::header), and without a
     /// [`realm`](Self::realm).
     ///
-    /// Sessions stay in their realm. The realm of an application that has set none is the name of
-    /// its cookie. So when you rename the cookie, set `realm` to the former name, and never change
-    /// it; clients do not see it. Keep the former name for the absolute limit of sessions, 30 days
-    /// by default.
+    /// The next stored change moves the session to the current name, with a new id, and removes the
+    /// former cookie. A program with the former name then finds no session.
+    ///
+    /// Sessions stay in their realm, which is the name of the cookie if none is set. So when you
+    /// rename the cookie, set `realm` to the former name, and never change it; clients do not see
+    /// it. Keep the former name for the absolute limit of sessions, 30 days by default.
     ///
     /// ```
     /// # use cloakroom::{CookieConfig, MemoryStore, SessionManager};
@@ -206,10 +206,8 @@ impl SessionManagerBuilder {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Sessions of other realms are not found: they cannot be moved to a new realm, and of two
-    /// former names with different realms, only the sessions of one are kept. The attributes and
-    /// keys of the cookie are the current ones. See [the
-    /// guide](crate::guide::cookies#renaming-the-cookie).
+    /// See [the guide](crate::guide::cookies#renaming-the-cookie) before you deploy this on several
+    /// machines, and if the application has had several realms.
     pub fn former_cookie_name(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         if !self.former_cookie_names.contains(&name) {
@@ -255,10 +253,12 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the lifetime of anonymous sessions. A sign-in restarts both limits, with those of
-    /// [`lifetime`](Self::lifetime). Defaults to 1 day idle and 7 days absolute, or the limits of
-    /// `lifetime` where those are shorter; if the cookie is not [persistent](Self::persistent), of
-    /// [`browser_session_lifetime`](Self::browser_session_lifetime). A lifetime that is set here is
-    /// not shortened.
+    /// [`lifetime`](Self::lifetime).
+    ///
+    /// Defaults to 1 day idle and 7 days absolute, or to the limits of `lifetime` where those are
+    /// shorter. If the cookie is not [persistent](Self::persistent),
+    /// [`browser_session_lifetime`](Self::browser_session_lifetime) takes the place of `lifetime`.
+    /// A lifetime that is set here is not shortened.
     ///
     /// Set a longer one if visitors fill a cart without an account. Anyone can begin an anonymous
     /// session, so a longer lifetime means more stored sessions.
@@ -268,9 +268,9 @@ impl SessionManagerBuilder {
 
     /// Sets the longest idle limit that a handler can give a session with
     /// [`Session::set_idle_limit`](crate::Session::set_idle_limit) or
-    /// [`Authentication::idle_limit`](crate::Authentication::idle_limit). Defaults to the idle
-    /// limit of the session's lifetime, so that a handler can only shorten it; to its absolute
-    /// limit if it has no idle limit. The absolute limit applies in any case.
+    /// [`Authentication::idle_limit`](crate::Authentication::idle_limit). The absolute limit
+    /// applies in any case. Defaults to the idle limit of the session's lifetime, so that a handler
+    /// can only shorten it; if that lifetime has no idle limit, to its absolute limit.
     ///
     /// Building the manager fails if this is less than the idle limit of one of its lifetimes.
     ///
@@ -308,22 +308,21 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.max_bytes = bytes)
     }
 
-    /// Sets how long the replaced id stays valid for overlapping requests after
+    /// Sets how long the replaced id still finds the session after
     /// [`Session::renew`](crate::Session::renew) and
     /// [`confirm_authentication`](crate::Session::confirm_authentication). At most one minute,
     /// because a renewal may be meant to invalidate a stolen id. Defaults to zero: requests that
-    /// are in flight when a handler calls `renew` then find no session and store nothing. A renewal
-    /// also shortens the graces still running of earlier ids: none outlasts the new one.
+    /// are in flight when a handler calls `renew` then find no session and store nothing. The guide
+    /// says [when to set it](crate::guide::ids#renewal_grace).
     ///
-    /// This grace does not apply to a sign-in, which has none, nor to a renewal by age
-    /// ([`renew_every`](Self::renew_every)), whose grace is one minute.
+    /// A sign-in has no grace. A renewal by age ([`renew_every`](Self::renew_every)) always has one
+    /// of one minute.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
     /// # use std::time::Duration;
     /// let sessions = SessionManager::builder(MemoryStore::new())
-    ///     .renewal_grace(Duration::from_secs(10)) // after a renewal by a handler
-    ///     .renew_every(Duration::from_secs(60 * 60)) // these have a grace of one minute
+    ///     .renewal_grace(Duration::from_secs(10)) // for requests that are in flight
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
@@ -332,13 +331,14 @@ impl SessionManagerBuilder {
     }
 
     /// Sets the age at which the id of a session is renewed (the *renewal timeout* of OWASP's
-    /// Session Management Cheat Sheet): the first request that uses the session at that age or
-    /// later renews it when it is closed. At least one minute; an hour is common. Defaults to
-    /// none. The session keeps its limits and its CSRF tokens, and the replaced id stays
-    /// valid for one minute.
+    /// Session Management Cheat Sheet). The first request that uses the session at that age or
+    /// later renews the id at its end. Defaults to none. The minimum is one minute; an hour is
+    /// common. The session keeps its limits and its CSRF tokens, and the replaced id still finds it
+    /// for one minute.
     ///
-    /// It stops only a thief who pauses, and it can sign a user out whose client loses the response
-    /// with the new id. [The guide](crate::guide::ids#renew_every) says when to set it.
+    /// Leave it off, unless a rule requires it. It stops only a thief who pauses, and it can sign a
+    /// user out whose client loses the response with the new id. [The
+    /// guide](crate::guide::ids#renew_every) has examples.
     ///
     /// No id is renewed by a prefetch, by a request that [ignores](crate::Session::ignore) its
     /// session, or by one whose handler fails. If the renewal itself fails, the request succeeds,
@@ -360,10 +360,10 @@ impl SessionManagerBuilder {
     /// be stolen. Both the user and a thief are then signed out. Defaults to false: a client that
     /// lost the response with its new id presents the replaced one too.
     ///
-    /// The setting applies to a request that is opened more than ten seconds after the replacement
-    /// and after the end of the id's grace, until the id is unknown: the guide has [the
-    /// times](crate::guide::ids#what-an-old-id-does). With false, such a request only raises
-    /// [`ReplacedIdUsed`](crate::event::Event::ReplacedIdUsed).
+    /// The setting applies to a request that raises [`ReplacedIdUsed`](Event::ReplacedIdUsed): one
+    /// that is opened more than ten seconds after the replacement and after the end of the id's
+    /// grace. With false, the event is all that happens. The guide has [the exact
+    /// times](crate::guide::ids#what-an-old-id-does).
     ///
     /// Do not set it if the application [checks long
     /// connections](crate::guide::devices#websockets-and-streams) by their old `Cookie` field:
@@ -390,9 +390,9 @@ impl SessionManagerBuilder {
     }
 
     /// Sets whether the changes of a handler that responds with a 5xx status or returns an error
-    /// are stored. Defaults to false: [`Outcome`](crate::adapter::Outcome) says what is stored
-    /// then. With true, the changes that a failing handler had made until then are stored. Those of
-    /// a handler that panicked never are.
+    /// are stored. Defaults to false. With true, all changes that the handler had made before the
+    /// error are stored; those of a handler that panicked never are.
+    /// [`Outcome`](crate::adapter::Outcome) has a table.
     pub fn keep_on_server_error(self, keep: bool) -> Self {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
@@ -425,9 +425,9 @@ impl SessionManagerBuilder {
     /// they take at most nine tenths of the capacity, and in memcached, which evicts by itself and
     /// does not support this setting.
     ///
-    /// The number can exceed the maximum: by about a 32nd for each process after the first, by up
-    /// to 999 after a restart, and by the sessions that begin during the eviction. A process
-    /// [without a cleaner](Self::without_cleaner) checks nothing.
+    /// The number can exceed the maximum for a time: by about a 32nd for each process after the
+    /// first, by up to 999 after a restart, and by the sessions that begin during the eviction. A
+    /// process [without a cleaner](Self::without_cleaner) does not apply the maximum.
     ///
     /// [`MemoryStore`]: crate::MemoryStore
     pub fn max_anonymous(self, sessions: u64) -> Self {
@@ -464,10 +464,10 @@ impl SessionManagerBuilder {
     /// connection. The host of the application is the first entry of `X-Forwarded-Host`, if a proxy
     /// sends that.
     ///
-    /// With 0 both headers are ignored, because any client can send them. The client's address is
-    /// that of the connection; the guide says [what works](crate::guide::deployment#proxies) behind
-    /// a proxy. With a number that is too high, a client can choose its address, by sending
-    /// `X-Forwarded-For` itself; with one that is too low, all clients have the address of a proxy.
+    /// With a number that is too high, a client can choose its address, by sending
+    /// `X-Forwarded-For` itself. With one that is too low, all clients have the address of a proxy.
+    /// With 0 both headers are ignored, because any client can send them; the guide says [what
+    /// works](crate::guide::deployment#proxies) behind a proxy.
     pub fn behind_proxies(self, proxies: u8) -> Self {
         self.with(|settings| settings.proxies = proxies)
     }
@@ -490,9 +490,6 @@ impl SessionManagerBuilder {
     /// button does not show it after a sign-out. Defaults to false. OWASP ASVS 5.0, 14.3.2,
     /// requires the header for sensitive responses; a handler can also set it for one response.
     ///
-    /// In Rocket, a streamed body may read the session after the close. A response with such a body
-    /// carries the header if the request presented an id and the route has a guard for the session.
-    ///
     /// A sign-out then sends two `Set-Cookie` fields, so that [Chromium
     /// notices](crate::guide::cookies#pages-after-a-sign-out) that the cookie has changed.
     ///
@@ -509,8 +506,8 @@ impl SessionManagerBuilder {
     }
 
     /// Sets whether a response with a CSRF token carries `Cache-Control: no-store`. Defaults to
-    /// true, because a browser can restore a stored page without a request, after a restart or by
-    /// the back button; after a sign-out that page would have an invalid token, and the name of the
+    /// true, because a browser can show a stored page without a request, after a restart or by the
+    /// back button. After a sign-out that page would have an invalid token, and the name of the
     /// user who has signed out. With false, the back button keeps the text that was typed into a
     /// form.
     ///
@@ -544,8 +541,8 @@ impl SessionManagerBuilder {
     /// space is free, and when [`Ended`](Event::Ended) is raised for it.
     ///
     /// At the same interval the cleaner runs the store's
-    /// [maintenance](crate::backend::Maintenance). For a SQLite file that is a checkpoint, which
-    /// bounds what a power cut can lose: with a longer interval it can lose more.
+    /// [maintenance](crate::backend::Maintenance). For a SQLite file that is a checkpoint: with a
+    /// longer interval a [power cut can lose more](crate::guide::guarantees#syncs).
     pub fn sweep_every(self, interval: Duration) -> Self {
         SessionManagerBuilder { sweep_every: Some(interval), ..self }
     }

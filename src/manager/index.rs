@@ -48,21 +48,18 @@ pub struct UserSession {
 
 /// Lists and revocations of the sessions of this manager's [realm](SessionManager::realm).
 ///
-/// A revocation goes by user or public id, not by session id, so it also ends a session whose id
+/// A revocation names a user or a public id, and no session id. So it also ends a session whose id
 /// was renewed, by the user or by a thief. The changes of other requests that use an ended session
 /// are discarded, or begin a new, anonymous session
 /// ([when](crate::guide::values#discarded-changes)).
 ///
-/// A revocation can be passed the session of the request that asks for it, `current`. The
-/// [events](Event::Ended) then name its user and its client's address. If the revocation ends that
-/// session too, the request continues as after [`Session::destroy`].
-///
 /// Behind a [`CachedStore`](crate::stores::cached::CachedStore), if an invalidation is lost,
-/// another process can still read an ended session for the life of a cache entry; the guide says
-/// [how to end sessions at once](crate::guide::stores#delay).
+/// another process can still read an ended session for the life of a cache entry, 60 seconds by
+/// default. The guide says [how to end sessions at once](crate::guide::stores#delay).
 ///
-/// All of these fail with [`ErrorKind::Unsupported`] if the store has no
-/// [index](crate::backend::Store::index), such as memcached.
+/// All of these calls fail with [`ErrorKind::Unsupported`] if the store has no
+/// [index](crate::backend::Store::index), such as memcached. A call that gets a session reads it,
+/// and then also has the [errors of its methods](Session#errors-of-all-methods).
 ///
 /// ```
 /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
@@ -197,16 +194,14 @@ impl SessionManager {
     /// Ends all sessions of the user of `session` except `session` itself, and returns their
     /// number; 0 if no user is signed in.
     ///
-    /// After a change of the password sign the user in again first, by
-    /// [`sign_in_with`](Session::sign_in_with) with the level that
-    /// [`auth_level`](Session::auth_level) returns: this session then has a new id in every case.
-    /// [`confirm_authentication`](Session::confirm_authentication) keeps the current id if the
-    /// request presents a replaced one within its [grace](crate::guide::ids#when-the-id-changes).
-    /// The guide has [the handler](crate::guide::devices#after-a-change-of-the-password).
+    /// After a change of the password, first sign the user in again by
+    /// [`sign_in_with`](Session::sign_in_with), with the level that
+    /// [`auth_level`](Session::auth_level) returns, so that this session has a new id. The guide
+    /// has [the handler](crate::guide::devices#after-a-change-of-the-password).
     ///
-    /// The session of a sign-in that verified the old password just before the change can be stored
-    /// after this call, and stays; a
-    /// [generation](crate::guide::own_tables#the-generation) refuses it.
+    /// A sign-in elsewhere may have verified the old password just before the change. If its
+    /// session is stored after this call, it stays. A
+    /// [generation](crate::guide::own_tables#the-generation) of the user's row refuses it.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke).

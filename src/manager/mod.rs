@@ -108,20 +108,15 @@ impl SessionManager {
 
     /// Opens the session of a request. Does no I/O.
     ///
-    /// `head` is a [`RequestHead`], or the value of the `Cookie` field as an `Option<&str>`. For a
-    /// request pass a `RequestHead`: the short form has neither `Origin` nor `Sec-Fetch-Site`, so
-    /// it always passes the [cross-origin check](Self::check_origin). Use it in tests, and to look
-    /// a session up again during a WebSocket.
+    /// `head` is a [`RequestHead`], or the value of the `Cookie` field as an `Option<&str>`. Pass a
+    /// `RequestHead` for a request. The short form has neither `Origin` nor `Sec-Fetch-Site`, so it
+    /// always passes the [cross-origin check](Self::check_origin): it is for tests, and for a
+    /// second look during a WebSocket.
     ///
-    /// The first read loads the session. Later reads do not load it again, so a long response or a
-    /// WebSocket does not see a revocation that comes after the first read. To check for one, open
-    /// another session from the same `Cookie` field, and call [`ignore`](Session::ignore) before
-    /// [`user`](Session::user), because each check would otherwise be activity. After a sign-in or
-    /// a renewal and its grace, the old field finds no session, so treat `None` as the end of the
-    /// connection. The guide has [an example](crate::guide::devices#websockets-and-streams). Do not
-    /// do this with
-    /// [`end_session_on_replaced_id`](SessionManagerBuilder::end_session_on_replaced_id): after a
-    /// new id the check would end the session.
+    /// The first read loads the session, and later reads do not load it again. So a long response
+    /// or a WebSocket does not see a revocation that comes after the first read. The guide says
+    /// [how to check for one](crate::guide::devices#websockets-and-streams), by another session
+    /// from the same `Cookie` field.
     ///
     /// If [`check_origin`](Self::check_origin) refuses the request, every use of the session fails
     /// with [`ErrorKind::CrossOrigin`], and so does [`close`](Self::close): nothing is read or
@@ -143,9 +138,9 @@ impl SessionManager {
 
     /// Returns an error if a page of another origin caused the request and the
     /// [settings](crate::CrossOrigin) refuse it. Call this before [`open`](Self::open). Answer a
-    /// refused request, without opening it, with status 403 and the text
-    /// [`REFUSED`](crate::cross_origin::REFUSED). A forgotten call changes only the response:
-    /// `open` refuses the request too, and every use of its session fails.
+    /// refused request with status 403 and the text [`REFUSED`](crate::cross_origin::REFUSED),
+    /// without opening it. If the call is forgotten, `open` refuses the request too: every use of
+    /// its session fails.
     ///
     /// The call raises the event [`CrossOrigin`](Event::CrossOrigin) for a refused request. If a
     /// request is only [reported](crate::CrossOrigin::report_only), `open` raises that event.

@@ -133,12 +133,11 @@ impl Session {
     /// Records that the signed-in user has proved the identity once more, now and at this level: by
     /// the password before a change of the e-mail address, or by a second factor. The session gets
     /// a new id. Its limits and its end, the identity provider's id and the CSRF secret stay, so
-    /// forms in open pages still work; another [`sign_in`](Self::sign_in) would replace them.
+    /// forms in open pages still work.
     ///
-    /// A request that presents a replaced id within its
-    /// [grace](crate::guide::ids#when-the-id-changes) is confirmed without a new id: the one that
-    /// another request has received stays. After a change of the password call
-    /// [`sign_in`](Self::sign_in), which gives a new id in this case too.
+    /// After a change of the password, call [`sign_in`](Self::sign_in) instead, which gives a new
+    /// id in every case. A request that presents a replaced id within its
+    /// [grace](crate::guide::ids#when-the-id-changes) is confirmed without a new id.
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
@@ -172,9 +171,7 @@ impl Session {
     /// [discarded](CommitOutcome::Discarded).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if no user is signed in; the [store's
-    /// errors](ErrorKind#the-stores-errors), after which the end of the request tries again, unless
-    /// the request fails; and [those of all methods](Self#errors-of-all-methods).
+    /// Those of [`commit`](Self::commit); and [`ErrorKind::Invalid`] if no user is signed in.
     pub fn confirm_authentication(&self, level: u16) -> Result<CommitOutcome> {
         const OPERATION: &str = "confirm the user's authentication";
         let mut state = self.lock_for_change(OPERATION)?;

@@ -45,12 +45,11 @@ impl CommitOutcome {
 
 impl Session {
     /// Stores all changes now, for a handler that needs to know the result, and carries out a
-    /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After
-    /// [`ignore`](Self::ignore) it stores nothing.
+    /// [`destroy`](Self::destroy). A later failure of the request does not undo it. After an
+    /// [`ignore`](Self::ignore) the call stores nothing.
     ///
-    /// The changes then survive a kill of the process in SQLite and PostgreSQL. In SQLite, values
-    /// are certain to survive a power cut only with
-    /// [`Durability::Full`](crate::guide::guarantees#durability).
+    /// In SQLite and PostgreSQL the changes then survive a kill of the process. What survives a
+    /// power cut is [a setting](crate::guide::guarantees#durability) of the SQLite store.
     ///
     /// ```
     /// use cloakroom::CommitOutcome;
@@ -64,8 +63,10 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors), after which the changes are kept, and the
-    /// end of the request tries again; and [those of all methods](Self#errors-of-all-methods).
+    /// The [store's errors](ErrorKind#the-stores-errors); those of an [`update`](Self::update) that
+    /// runs again, such as [`ErrorKind::WrongType`] if another request has stored a value of
+    /// another type; and [those of all methods](Self#errors-of-all-methods). After an error the
+    /// changes are kept: the end of the request tries again, unless the request fails.
     pub fn commit(&self) -> Result<CommitOutcome> {
         let mut state = self.lock_for_change("commit the session")?;
         if state.is_ignored {

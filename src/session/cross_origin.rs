@@ -9,11 +9,13 @@ impl Session {
     /// the cookie, although a page of another origin sent it. Call it once the request has proved
     /// where it comes from.
     ///
-    /// A browser sends no `SameSite=Lax` cookie with a `POST` from another site. A session that the
-    /// request begins replaces the one that the browser has, so any site could sign the user out.
-    /// Without this call such a request can read; every change, [`sign_in`](Self::sign_in) and
+    /// Without this call such a request can read, but every change, [`sign_in`](Self::sign_in) and
     /// [`destroy`](Self::destroy) fail with [`ErrorKind::CrossOrigin`]. On other paths, and if the
     /// request presents an id, the call has no effect.
+    ///
+    /// The reason: a browser sends no `SameSite=Lax` cookie with a `POST` from another site. A
+    /// session that the request begins replaces the one that the browser has, so any site could
+    /// sign the user out.
     ///
     /// ```
     /// use cloakroom::{Session, SignIn, UserKey};

@@ -71,13 +71,15 @@ impl Ending {
 }
 
 impl Session {
-    /// Signs out: ends the session, and every other session whose id this request presented. For
-    /// this request it is gone at once; the store ends it at the end of the request, or at the next
-    /// [`commit`](Self::commit). Until then other requests can use it. A later write begins a new,
-    /// anonymous session.
+    /// Signs out: ends the session, and every other session whose id this request presented. The
+    /// response removes the cookie, even if the id found no session.
+    ///
+    /// For this request the session is gone at once. The store ends it at the end of the request,
+    /// or at the next [`commit`](Self::commit); until then other requests can use it. A write after
+    /// this call begins a new, anonymous session.
     ///
     /// `Ok` is not yet the sign-out: if the store fails at the end of the request, the response is
-    /// an error, the user may still be signed in, and must sign out again.
+    /// an error. The user may then still be signed in, and must sign out again.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -87,11 +89,14 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// An [`ignore`](Self::ignore) after this call cancels it, unless a commit has carried it out
-    /// or a part of it; an `ignore` before it does not. A failing or panicking handler does not
-    /// cancel it either. `destroy` also ends the session of an id that another request has replaced
-    /// by a renewal or a sign-in, until ten minutes after the replacement or the end of its grace.
-    /// The response removes the cookie even if the id found no session.
+    /// A handler that fails or panics afterwards does not cancel the sign-out. An
+    /// [`ignore`](Self::ignore) after this call cancels it, unless a commit has carried it out or a
+    /// part of it; an `ignore` before it does not.
+    ///
+    /// The sign-out also ends a session whose id another request has just replaced, by a renewal or
+    /// a sign-in. The store remembers the replaced id for ten minutes. They begin with the
+    /// replacement or, if the id had a [grace](crate::guide::ids#when-the-id-changes), with the end
+    /// of the grace.
     ///
     /// # Errors
     /// Reads and stores nothing now, so it fails only [as all methods

@@ -22,14 +22,14 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Call this before the changes of a page for signed-in users. If the session ends after this
-    /// call has found it, the changes of this request [are
+    /// Call this first in a handler for signed-in users. If the session ends after this call has
+    /// found it, the changes of this request [are
     /// discarded](crate::guide::values#discarded-changes). Without the call they can begin a new
     /// session without a user.
     ///
     /// The first call that reads the session loads it; later ones do not load it again. So a
-    /// handler that runs for long does not see that another request has signed the user out.
-    /// [`SessionManager::open`](crate::SessionManager::open) says how it can look again.
+    /// handler that runs for long does not see that another request has signed the user out. The
+    /// guide says [how it can look again](crate::guide::devices#websockets-and-streams).
     ///
     /// # Errors
     /// [Those of all methods](Self#errors-of-all-methods).

@@ -15,12 +15,12 @@ impl Session {
     /// me"). With true the cookie carries `Max-Age` and `Expires`; with false it carries neither,
     /// and the browser deletes it when it is closed.
     ///
-    /// The choice applies to a session that begins in this request, or that a user signs in to
-    /// later in this request. Without this call, a session that takes the place of an earlier one,
-    /// as by a sign-in, keeps the choice of that one, unless it was another user's. Any other new
-    /// session has the manager's default,
-    /// [`persistent`](crate::manager::SessionManagerBuilder::persistent). So call this before each
-    /// sign-in that has a box for "remember me".
+    /// Call it before each sign-in that has a box for "remember me". The choice applies to a
+    /// session that begins in this request, or that a user signs in to later in this request.
+    ///
+    /// Without the call, a session that takes the place of an earlier one, as by a sign-in, keeps
+    /// the choice of the earlier one, unless that was another user's. Any other new session has the
+    /// manager's default, [`persistent`](crate::manager::SessionManagerBuilder::persistent).
     ///
     /// ```
     /// use cloakroom::{Session, SignIn, UserKey};
@@ -41,9 +41,10 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] after [`sign_in`](Self::sign_in), and after [`commit`](Self::commit)
-    /// has begun a session, because the choice would have no effect; and [those of all
-    /// methods](Self#errors-of-all-methods).
+    /// [`ErrorKind::Invalid`] if this request has already issued a new id: by
+    /// [`sign_in`](Self::sign_in), by [`confirm_authentication`](Self::confirm_authentication), or
+    /// by a [`commit`](Self::commit) that has begun or renewed the session. The choice would have
+    /// no effect then. Also [those of all methods](Self#errors-of-all-methods).
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.lock_for_change(OPERATION)?;
@@ -56,16 +57,18 @@ impl Session {
     }
 
     /// Changes the idle limit of this session: a shorter one at a public terminal, or a longer one
-    /// for a user who asks for it. The limit is rounded down to milliseconds, and at most that of
-    /// the session's [lifetime](crate::manager::SessionManagerBuilder::lifetime), unless
-    /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit) allows more. The
-    /// absolute limit stays and holds as well.
+    /// for a user who asks for it. The absolute limit stays and holds as well.
     ///
-    /// The limit counts from the first use of the session in this request, and is stored with the
-    /// other changes at its end. It holds for the whole session: through activity, renewals and
-    /// restarts, until it is changed again or a user signs in. A [`sign_in`](Self::sign_in) later
-    /// in this request keeps this limit, and fails if it is above the maximum for the user's
-    /// session. A sign-in in a later request replaces it by the manager's.
+    /// The limit is rounded down to milliseconds. It is at most that of the session's
+    /// [lifetime](crate::manager::SessionManagerBuilder::lifetime), unless
+    /// [`max_idle_limit`](crate::manager::SessionManagerBuilder::max_idle_limit) allows more. It
+    /// counts from the first use of the session in this request, and is stored with the other
+    /// changes at its end. It holds for the rest of the session, until it is changed again or a
+    /// user signs in.
+    ///
+    /// A [`sign_in`](Self::sign_in) later in this request keeps this limit, and fails if it is
+    /// above the maximum for the user's session. A sign-in in a later request replaces it by the
+    /// manager's.
     ///
     /// For a sign-in, [`Authentication::idle_limit`](crate::Authentication::idle_limit) is better:
     /// it is stored in the same step. If this is called after the sign-in and the end of the
@@ -115,10 +118,11 @@ impl Session {
     }
 
     /// Returns the time at which the session ends if no further request uses it, for a page that
-    /// warns of it; `None` if there is no session or no limit. The use by this request counts if
-    /// its [activity](Self#activity) is due to be stored, so the time moves in steps of a fortieth
-    /// of the idle limit. A request that has called [`ignore`](Self::ignore) before its first read
-    /// does not move it, nor does a prefetch.
+    /// warns of it; `None` if there is no session or no limit.
+    ///
+    /// This request counts as [activity](Self#activity), unless the browser prefetches the page or
+    /// the handler has called [`ignore`](Self::ignore) before the first read. The returned time
+    /// moves in steps of a fortieth of the idle limit, because activity is stored no more often.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -144,17 +148,15 @@ impl Session {
     }
 
     /// Returns why the user's session behind the presented id has ended, for a page that says so;
-    /// `None` if the id finds a live session, or if the request presented none.
+    /// `None` if the id finds a live session, if the request presented none, or if the reason is
+    /// not known.
     ///
-    /// Show it on the page that first sees the ended session: once a request writes, a new session
-    /// replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of that
-    /// session, which [`set_idle_limit`](Self::set_idle_limit) may have changed.
+    /// Show the reason on the page that first sees the ended session: once a request writes, a new
+    /// session replaces the id, and the reason is lost. [`EndReason::Idle`] has the idle limit of
+    /// that session.
     ///
-    /// Every process knows the reason of an expired session until the next sweep. After that, and
-    /// for other ends, only the process that swept or ended the session knows it: for an hour,
-    /// or less if it ends more than 10,000 sessions of users in that time. A restart loses the
-    /// reason. It is unknown after [`revoke_everyone`](crate::SessionManager::revoke_everyone), and
-    /// after a removal by memcached itself.
+    /// The reason can be unknown, for example in another process, after an hour, or after a
+    /// restart. The guide has [the details](crate::guide::lifetime#the-reason-for-the-end).
     ///
     /// ```
     /// use cloakroom::{Session, lifetime::EndReason};

@@ -54,14 +54,16 @@ const READ: &str = "read the session";
 
 /// The session of one request.
 ///
-/// A session does no I/O until it is used. The first read loads it. Changes are collected in
-/// memory; when the manager closes the session, they are merged into the stored session in one
-/// step, and values that this request did not change stay as they are. A visitor without a session
-/// gets one, and its cookie, only if the request sets a value, adds a message, signs a user in or
-/// makes a CSRF token.
+/// An adapter in [`web`](crate::web) opens it before the handler and closes it afterwards. A
+/// session does no I/O until it is used: the first read loads it. Changes are collected in memory.
+/// The close merges them into the stored session in one step, and values that this request has not
+/// changed stay as they are.
 ///
-/// Threads can share a session. It should not outlive its request. If it is dropped without being
-/// closed, its changes and its [`destroy`](Self::destroy) are lost and, if there were any, an
+/// A visitor without a session gets one, and its cookie, only if the request sets a value, adds a
+/// message, signs a user in or makes a CSRF token.
+///
+/// Threads can share a session. It should not outlive its request: if it is dropped without being
+/// closed, its changes and its [`destroy`](Self::destroy) are lost, and an
 /// [event](Event::SessionNotClosed) is raised. A session that was only read may be dropped.
 ///
 /// | task | methods |
@@ -115,14 +117,13 @@ const READ: &str = "read the session";
 /// [anonymous]: crate::manager::OnLoadFailure::TreatAsAnonymous
 ///
 /// # Activity
-/// In a slow handler, read the session first: the idle limit restarts at a request's first use of
-/// its session, not at the request's end.
+/// A request that reads or changes its session is activity: the idle limit restarts at the first
+/// use of the session in the request, not at the request's end. So in a slow handler, read the
+/// session first.
 ///
-/// Activity is stored at most once per fortieth of the idle limit: by the cleaner, within a second
-/// of the first read, or by the request's commit, if that is earlier. The first read itself stores
-/// it if the session reaches its idle limit within two seconds, if that limit is below a minute, if
-/// there is no cleaner, or if the cleaner's queue is full. The stored time is that of the first
-/// use. A first read after a [`commit`](Self::commit) that failed stores none.
+/// Activity is stored at most once per fortieth of the idle limit, and within a second or so of the
+/// first read. The guide says [what is no activity](crate::guide::lifetime#activity), and when
+/// activity is lost.
 pub struct Session {
     context: Arc<Context>,
     blocking: BlockingCalls,

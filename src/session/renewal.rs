@@ -28,20 +28,20 @@ pub(super) struct Renewal {
 }
 
 impl Session {
-    /// Gives the session a new id at the end of this request and changes nothing else of it. The
+    /// Gives the session a new id at the end of this request, and changes nothing else of it. The
     /// old id then finds the session only within the manager's
     /// [grace](crate::manager::SessionManagerBuilder::renewal_grace), which is zero by default. The
     /// guide says [what a request with the old id does](crate::guide::ids#what-an-old-id-does).
     ///
+    /// Call it after a check of the password. Otherwise a thief who has the cookie can call it too,
+    /// and so [shuts the user out](crate::guide::security#a-stolen-cookie).
+    ///
+    /// The renewal is carried out even if the handler returns an error afterwards, or answers with
+    /// a 5xx status, because the old id may be stolen. After a panic it is not carried out.
+    ///
     /// The call has no effect if there is no session and none is written, if the presented id has
     /// already been renewed, or if this request has already issued a new id, for example by
     /// [`sign_in`](Self::sign_in).
-    ///
-    /// It is carried out even if the handler fails afterwards, because the old id may be stolen,
-    /// but not after a panic.
-    ///
-    /// Ask for the password first: a thief who can make a page call this renews the id too, and
-    /// [shuts the user out](crate::guide::security#a-stolen-cookie).
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;

@@ -89,32 +89,32 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The sign-in is committed when this returns. A later failure of the request does not undo it.
-    /// [`set_persistent`](Self::set_persistent) and [`set_idle_limit`](Self::set_idle_limit) before
-    /// it are part of it. Without `set_persistent`, the choice of the session before the sign-in
-    /// stays; the manager's default counts if there was none, or one of another user. The guide
-    /// [has more](crate::guide::signing_in).
+    /// The sign-in is committed when this returns: a later failure of the request does not undo it.
+    /// Call [`set_persistent`](Self::set_persistent) for "remember me", or
+    /// [`set_idle_limit`](Self::set_idle_limit), before it. The guide has [whole
+    /// handlers](crate::guide::signing_in).
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
-    /// either response. If the second request was opened at most ten seconds after the first
-    /// sign-in, and [asks for the same session](crate::backend::Action::SignIn), its sign-in joins
-    /// the first: its changes, such as an idle limit, are merged into that session, and both
-    /// responses have the same id. Otherwise it gives the session another new id. Requests that
-    /// present no id, as on a first visit, cannot join: each begins a session of its own.
+    /// either response. The second sign-in joins the first if its request was opened at most ten
+    /// seconds after the first sign-in, and if both [ask for the same
+    /// session](crate::backend::Action::SignIn). Then both responses have the same id, and the
+    /// second request's changes are merged into the session. A sign-in that does not join gives the
+    /// session another new id.
     ///
-    /// Send the response soon: until it arrives, requests with [the old id][old-id] find no
-    /// session. In the first ten seconds their changes are discarded; later they begin a session of
-    /// their own.
+    /// Requests that present no id, as on a first visit, cannot join: each begins a session of its
+    /// own.
+    ///
+    /// Send the response soon: until it arrives, requests with the old id find no session. The
+    /// guide says [what their changes do][old-id].
     ///
     /// [old-id]: crate::guide::ids#what-an-old-id-does
     ///
     /// # Errors
-    /// The [store's errors](ErrorKind#the-stores-errors); [`ErrorKind::Invalid`] if an earlier
-    /// `set_idle_limit` of this request is above the maximum for the user's session; and [those of
-    /// all methods](Self#errors-of-all-methods). The user is not signed in then, unless the error
-    /// [has an unknown outcome](Error::has_unknown_outcome). A [`destroy`](Self::destroy) earlier
-    /// in this request may have been carried out.
+    /// Those of [`commit`](Self::commit); and [`ErrorKind::Invalid`] if an earlier `set_idle_limit`
+    /// of this request is above the maximum for the user's session. After an error the user is not
+    /// signed in, unless the error [has an unknown outcome](Error::has_unknown_outcome). A
+    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }

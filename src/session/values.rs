@@ -108,12 +108,13 @@ impl Session {
     /// ```
     ///
     /// # Concurrent requests
-    /// If another request ends the session, or replaces its id without a
-    /// [grace](crate::guide::ids#when-the-id-changes), before this change is stored, the change is
-    /// discarded despite the `Ok`, or begins a new, anonymous session. It never begins one if this
-    /// request has found its session before, so call [`user`](Self::user) first. The guide has [a
-    /// table of the cases](crate::guide::values#discarded-changes), and [`commit`](Self::commit)
-    /// returns whether the changes were discarded.
+    /// In a handler for signed-in users, call [`user`](Self::user) first. If another request then
+    /// ends the session, or replaces its id, before this change is stored, the change can be
+    /// discarded, although this call has returned `Ok`. [`commit`](Self::commit) returns whether it
+    /// was.
+    ///
+    /// If this request has not found its session by a read, the change can also begin a new,
+    /// anonymous session. The guide has [the cases](crate::guide::values#discarded-changes).
     ///
     /// # Errors
     /// After an error the previous value stays.
@@ -169,10 +170,12 @@ impl Session {
         Ok(value)
     }
 
-    /// Removes every value and every flash message, even those that other requests have stored
-    /// before the clear is stored. What this request sets afterwards stays. The session continues,
-    /// its user stays signed in, and its [CSRF tokens](Self::csrf_token) stay valid. To end the
-    /// session, use [`destroy`](Self::destroy).
+    /// Removes every value and every flash message. The session continues, its user stays signed
+    /// in, and its [CSRF tokens](Self::csrf_token) stay valid. To end the session, use
+    /// [`destroy`](Self::destroy).
+    ///
+    /// The removal includes what other requests store before the clear is stored. What this request
+    /// sets afterwards stays.
     ///
     /// # Errors
     /// Reads and stores nothing now, so it fails only [as all methods
@@ -182,8 +185,8 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the value of `name` with `f`, for a value that depends on the old one; overwrites no
-    /// change of a concurrent request. If you act on the result, use
+    /// Changes the value of `name` with `f`, for a value that depends on the old one. It overwrites
+    /// no change of a concurrent request. If you act on the result, use
     /// [`update_now`](Self::update_now).
     ///
     /// ```
@@ -194,9 +197,10 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// `f` runs immediately on the value that [`get`](Self::get) would return, and this returns its
-    /// result, which is stored at the end of the request. `f` can run again after the handler has
-    /// returned. So it depends on its argument only, owns what it uses, and clones what it stores:
+    /// `f` runs immediately on the value that [`get`](Self::get) would return, and this call
+    /// returns its result, which is stored at the end of the request. If another request has
+    /// changed the session by then, `f` runs again, after the handler has returned. So `f` depends
+    /// on its argument only, owns what it uses, and clones what it stores:
     ///
     /// ```
     /// use cloakroom::Session;
@@ -222,8 +226,8 @@ impl Session {
     /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
     ///
     /// # Concurrent requests
-    /// If another request has changed the session before this one stores its result, `f` runs again
-    /// on the stored value. The result returned here may differ from the stored one:
+    /// If `f` runs again, on what another request has stored, the result returned here can differ
+    /// from the stored one:
     ///
     /// ```
     /// use cloakroom::Session;
@@ -250,13 +254,12 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// The result [is discarded](crate::guide::values#discarded-changes) if another request has
-    /// ended the session before it is stored, or has replaced its id, and the old id [no longer
-    /// finds it](crate::guide::ids#what-an-old-id-does).
+    /// The result can be [discarded](crate::guide::values#discarded-changes) if another request
+    /// ends the session, or replaces its id, before the result is stored.
     ///
-    /// In each process at most 64 requests wait to update one session, for at most five seconds
-    /// each. A further request, and one that has waited that long, fails at its end with
-    /// [`ErrorKind::Busy`] and stores no values, although this call has succeeded.
+    /// In each process at most 64 requests wait for their turn to update one session, for at most
+    /// five seconds each. A request beyond these limits fails at its end with [`ErrorKind::Busy`]
+    /// and stores no values, although this call has succeeded.
     ///
     /// # Errors
     /// The value stays after an error.
@@ -280,10 +283,8 @@ impl Session {
     /// result. It is [`update`](Self::update) and [`commit`](Self::commit) in one: all other
     /// changes of this request so far are stored too.
     ///
-    /// Returns the stored result. Returns `None` if nothing was stored, for one of these reasons:
-    /// the session had ended; its id had been replaced, and the old id [no longer found
-    /// it](crate::guide::ids#what-an-old-id-does); or this request [ignores](Self::ignore) the
-    /// session.
+    /// Returns the stored result, or `None` if the changes were
+    /// [discarded](crate::CommitOutcome::Discarded).
     ///
     /// Concurrent requests of one session take turns, and `f` runs on the result of the turn
     /// before. So only one request of a session gets each number:
@@ -304,10 +305,10 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// It is for what may be missing but not doubled, such as one mail per session: the process can
-    /// be killed between this call and the mail. A payment or an order belongs in a table of the
-    /// application with a unique key. So does what a user may do once: another browser has another
-    /// session, and concurrent first requests of one visitor each begin their own.
+    /// Use it for an effect that may be missing but not doubled, such as one mail per session: the
+    /// process can be killed between this call and the mail. For a payment or an order use a table
+    /// of the application, with a unique key. Use such a table also for what a user may do only
+    /// once, because each browser of a user has a session of its own.
     ///
     /// # Errors
     /// After an error the value is unchanged, unless the error [has an unknown

@@ -2,15 +2,14 @@
 //!
 //! | store | survives a restart of the program | a power cut loses | shared by | lists by user | for |
 //! |---|---|---|---|---|---|
-//! | [`SqliteStore`](sqlite::SqliteStore) | yes | values and anonymous sessions of about the last minute; [more in some cases](crate::guide::guarantees#syncs) | processes of one machine | yes | most applications |
+//! | [`SqliteStore`](sqlite::SqliteStore) | yes | [the newest values and anonymous sessions](crate::guide::guarantees#syncs); with [`Durability::Full`](sqlite::Durability::Full) nothing | processes of one machine | yes | most applications |
 //! | [`PostgresStore`](postgres::PostgresStore) | yes | nothing | several machines | yes | several machines |
 //! | [`MemcachedStore`](memcached::MemcachedStore) | yes | all sessions of that server, as a restart of memcached does | several machines | no | sessions that may be lost |
 //! | [`MemoryStore`](memory::MemoryStore) | no | all | not shared | yes | tests; sessions that may end with the process |
 //!
-//! A [`CachedStore`](cached::CachedStore) puts a cache in front of one that is slow to read. It has
-//! the properties of that store, but after a failed invalidation, or with caches in several
-//! processes, an ended session can be [read for up to a
-//! minute](cached::CachedStore#consistency). [`admin`] has the calls for operators' tools.
+//! A [`CachedStore`](cached::CachedStore) puts a cache in front of a store that is slow to read.
+//! With it, an ended session can be [read for up to a minute](cached::CachedStore#consistency) in
+//! some cases. [`admin`] has the calls for operators' tools.
 //!
 //! A store of your own implements [`backend::Store`](crate::backend::Store).
 

@@ -120,7 +120,7 @@ pub fn session_with_error_page<R: Read + Send + 'static, P: Read + Send + 'stati
 /// body by some 40 ms, until the client has acknowledged the head. `TCP_NODELAY` switches it off.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The server cannot listen on the address.
 pub fn listen(
     address: impl ToSocketAddrs,
 ) -> std::result::Result<Server, Box<dyn Error + Send + Sync>> {

@@ -62,9 +62,8 @@ pub use builder::CachedStoreBuilder;
 /// sent, requests bypass the server, and a background thread probes it. Before the server is used
 /// again, the probe invalidates all its entries.
 ///
-/// A process does not read the cache for two seconds after its first call, for two seconds after it
-/// notices a restore of the backing store, and while it has not reached the backing store for
-/// longer than the life of an entry.
+/// A process that has just started does not read the cache for two seconds; the guide lists [the
+/// other pauses](crate::guide::stores#pauses).
 ///
 /// # Consistency
 /// A process never reads from the cache an older state than one that it has acknowledged or read

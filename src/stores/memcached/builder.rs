@@ -53,15 +53,15 @@ impl MemcachedStoreBuilder {
     /// Sets the servers, each as `host:port` or `[IPv6 address]:port`. Defaults to
     /// `127.0.0.1:11211`. Connections use TCP without authentication or encryption.
     ///
-    /// Every process must name the same servers by the same texts, in any order, because the text
-    /// decides which server holds which session.
+    /// Every process must name the same servers by the same texts, in any order: the text decides
+    /// which server holds which session. A host name must have one address, or one of IPv4 and one
+    /// of IPv6, of which the IPv4 address is used.
     ///
     /// Stop the old server before you change the address of its name. A process keeps the address
     /// until a connection to it fails, and then looks the name up again. If the address has
-    /// changed, the process ends all sessions at the new address, because sessions there may be
-    /// outdated, and raises [`MemcachedMoved`](crate::event::Event::MemcachedMoved). A process that
-    /// starts later does not. A host name must have one address, or one of IPv4 and one of IPv6, of
-    /// which the IPv4 address is used.
+    /// changed, the process ends all sessions at the new address, because they may be outdated, and
+    /// raises [`MemcachedMoved`](crate::event::Event::MemcachedMoved). A process that starts later
+    /// does not notice the change, and ends none.
     ///
     /// A server that is removed from the list and added again later still has its old sessions,
     /// ended ones among them. [`clear`] it before, through a store with that server alone.

@@ -15,8 +15,8 @@ const LEASE: Duration = Duration::from_secs(10);
 
 /// A cache in the memory of one process, for a [`CachedStore`](crate::stores::cached::CachedStore).
 ///
-/// Each process has its own, which no other process invalidates: with several processes, one sees
-/// a sign-out or another change by another process only when its entry expires, after
+/// Each process has its own, which no other process invalidates. So with several processes, one
+/// sees a sign-out by another process only when its cache entry expires: after
 /// [`entry_life`](crate::stores::cached::CachedStoreBuilder::entry_life), 60 seconds by default.
 ///
 /// It holds a limited number of entries, 100,000 by default. When it is full, it drops the older

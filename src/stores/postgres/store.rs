@@ -38,10 +38,10 @@ const TOLERATED_SKEW: i64 = 5000;
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 ///
-/// - **Guarantees.** They hold on all machines together, if the URL leads to the primary: the
-///   newest commit is visible to every later load of any machine, and an acknowledged change
-///   survives a crash of the server. A failover to a replica without `synchronous_standby_names`
-///   can lose acknowledged changes, sign-outs among them.
+/// - **Guarantees.** They hold on all machines together, if the URL leads to the primary: every
+///   later load on any machine sees the newest commit, and an acknowledged change survives a crash
+///   of the server. A failover to a replica without `synchronous_standby_names` can lose
+///   acknowledged changes, sign-outs among them.
 /// - **Time limits.** Every call is limited by the [call timeout]. If the connection is lost before
 ///   the answer to a change, the call fails with [`Unavailable`](crate::ErrorKind::Unavailable),
 ///   and the text of the error says that the change may have been made.

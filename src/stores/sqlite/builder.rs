@@ -25,22 +25,17 @@ use crate::stores::sqlite::write::{SignInReserve, TableSql, Writer, WriterSettin
 
 /// Whether changes of values survive a power cut.
 ///
-/// Every acknowledged change survives a crash of the process. A sign-in, a sign-out, a revocation,
-/// a renewal of an id and [`rename_user`](crate::SessionManager::rename_user) also survive a power
-/// cut, because they are synced: the store acknowledges them when the disk has stored them
-/// (`fsync`). This setting is about the other changes: values, and the beginning of sessions
-/// without a user.
+/// The setting is about values, and about the beginning of sessions without a user. A sign-in, a
+/// sign-out, a revocation, a renewal of an id and
+/// [`rename_user`](crate::SessionManager::rename_user) survive a power cut in any case. Every
+/// acknowledged change survives a crash of the process. The guide has [the
+/// details](crate::guide::guarantees#durability).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// A power cut can undo those changes that were made since the last sync of the file. A sync
-    /// also stores all changes before it. It happens
-    ///
-    /// - with each of the changes named above, of any user;
-    /// - with each checkpoint of the write-ahead log, which the manager's cleaner makes at each
-    ///   [`sweep_every`](crate::manager::SessionManagerBuilder::sweep_every), once a minute by
-    ///   default. A read transaction that stays open can prevent it, and [two
-    ///   settings](crate::guide::guarantees#syncs) do.
+    /// A power cut can undo the changes since the last sync of the file to the disk. As a rule
+    /// these are those of the last minute or less; the guide says [what syncs the
+    /// file](crate::guide::guarantees#syncs), and when more can be lost.
     #[default]
     Normal,
     /// A power cut undoes no acknowledged change. Choose it if a lost cart costs money. Each change
@@ -221,10 +216,10 @@ impl SqliteStoreBuilder {
     /// Sets the maximum size of the database file in bytes, rounded down to pages, without the
     /// write-ahead log. Other tables in the file count. Defaults to no limit.
     ///
-    /// While less than a tenth of the file is free, each new anonymous session first evicts others,
-    /// of any realm, those with the earliest deadlines first. The last twentieth is kept for
-    /// sessions of users, which are never evicted: while it is in use, a new anonymous session
-    /// fails with [`ErrorKind::Full`]. So does any change that does not fit.
+    /// Anonymous sessions cannot fill the file. While less than a tenth of it is free, each new one
+    /// first evicts others, of any realm, those with the earliest deadlines first. The last
+    /// twentieth is kept for sessions of users, which are never evicted: while it is in use, a new
+    /// anonymous session fails with [`ErrorKind::Full`]. So does any change that does not fit.
     pub fn max_file_size(self, bytes: u64) -> Self {
         SqliteStoreBuilder { max_file_size: Some(bytes), ..self }
     }
@@ -248,12 +243,15 @@ impl SqliteStoreBuilder {
     /// # Errors
     /// - [`ErrorKind::Invalid`]: a setting is out of range or malformed; or the file is missing or
     ///   empty, and the write-ahead log beside it has changes of a deleted database.
-    /// - [`ErrorKind::Unavailable`]: the folder does not exist, or the file cannot be opened.
+    /// - [`ErrorKind::Unavailable`]: the folder does not exist, the file cannot be opened, or its
+    ///   file system does not allow a write-ahead log.
     /// - [`ErrorKind::ReadOnly`]: the file or its folder is not writable.
     /// - [`ErrorKind::Corrupt`]: the file is not a SQLite database.
     /// - [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the table belongs to another
     ///   program or to a newer version; nothing was changed.
-    /// - [`ErrorKind::NotSetUp`]: with `migrate(false)`, the tables are missing or older.
+    /// - [`ErrorKind::NotSetUp`]: with `migrate(false)` or `read_only`, the file or the tables are
+    ///   missing, or the tables are older.
+    /// - [`ErrorKind::Full`]: there is no space for the file or its tables.
     /// - [`ErrorKind::Busy`]: other connections kept the file locked for the whole busy timeout.
     /// - [`ErrorKind::Unsupported`]: the system's SQLite is linked and older than 3.37.
     pub fn open(self) -> Result<SqliteStore> {

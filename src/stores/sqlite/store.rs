@@ -161,12 +161,12 @@ impl SqliteStore {
     /// Opens another connection to the file, for the application's
     /// [own tables](crate::guide::own_tables).
     ///
-    /// The connection waits some five seconds for a lock before it fails with `database is locked`,
-    /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It
-    /// enforces foreign keys, and syncs each commit to the disk before it returns. Its
-    /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. With
+    /// The connection waits some five seconds for a lock before it fails with `database is locked`;
+    /// [`Connection::busy_timeout`] sets another time. It enforces foreign keys, and syncs each
+    /// commit to the disk before it returns. Its [`transaction`](Connection::transaction) begins
+    /// with `BEGIN IMMEDIATE`. [`max_file_size`] does not bound it. With
     /// [`checkpoints(false)`](crate::stores::sqlite::SqliteStoreBuilder::checkpoints) it runs no
-    /// checkpoints either. [`max_file_size`] does not bound it.
+    /// checkpoints either.
     ///
     /// A write transaction of this connection holds the lock of the whole file. Until it ends, no
     /// session is stored: a sign-in within it waits for the busy timeout and fails with

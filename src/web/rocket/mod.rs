@@ -20,9 +20,9 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too. For several managers, see [`Sessions`]. A guard of your own
-//! that calls the session, such as one for the user who is signed in, uses [`guard_outcome`], which
-//! has an example.
+//! `&SessionManager` is a guard too. A guard of your own that calls the session, such as one for
+//! the user who is signed in, uses [`guard_outcome`], which has an example. For several managers,
+//! see [`Sessions`].
 //!
 //! The module [`web`](crate::web) says what every adapter does. The following is about Rocket
 //! alone.
@@ -42,8 +42,11 @@
 //! The session's changes are stored before the response is sent, when the handler and the catcher,
 //! if one was called, have returned. If the status of the response is 5xx, or if the handler
 //! panicked or returned an error of this crate, [`Outcome`](crate::adapter::Outcome) says what is
-//! stored. If a handler takes a guard as an `Option` or a `Result`, an error of that guard does not
-//! count, provided that an earlier guard of the route has opened the session.
+//! stored.
+//!
+//! A handler can take a guard as an `Option` or a `Result`, and answer although the guard has
+//! failed. Such a request does not count as failed if its status is below 500 and the session was
+//! opened before the guard failed.
 //!
 //! If storing fails, the matching catcher makes the response. Cookies that the handler or this
 //! catcher has added to Rocket's jar are not sent.
@@ -73,8 +76,9 @@
 //! `join!` or `select!`, wait. A load that the store answers from memory needs no such call.
 //!
 //! - In a task of a `LocalSet`, where `block_in_place` is not possible, calls block the thread.
-//! - Rocket's setting `max_blocking`, 512 by default, is the maximum number of waiting calls: at
-//!   that number, nothing else makes progress.
+//! - At most `max_blocking` calls wait at a time, a setting of Rocket that is 512 by default. At
+//!   that number the whole server waits. The guide says [when to raise
+//!   it](crate::guide::servers#the-number-of-threads).
 //! - Launching fails on a current-thread runtime, which has no other thread, unless calls are
 //!   [`inline`](Sessions::inline).
 

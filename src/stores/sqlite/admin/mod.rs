@@ -42,10 +42,10 @@ pub use report::{CompactMode, DatabaseInfo, RestoreReport};
 /// - Those of [`SqliteStoreBuilder::open`], such as [`Busy`](crate::ErrorKind::Busy).
 /// - [`NotSetUp`](crate::ErrorKind::NotSetUp): the file does not exist, or for a call that opens
 ///   the store the table does not.
-/// - [`Invalid`](crate::ErrorKind::Invalid): a call on the file ([`info`](Self::info),
-///   [`check_file`](Self::check_file), [`compact`](Self::compact), [`restore`](Self::restore)) was
-///   made on a database in memory; or a change was made by settings on a file that has a second
-///   name, unless its log shows that this name is in use.
+/// - [`Invalid`](crate::ErrorKind::Invalid): [`info`](Self::info),
+///   [`check_file`](Self::check_file), [`compact`](Self::compact) or [`restore`](Self::restore) was
+///   called on a database in memory. Or a handle made by [`new`](Self::new) changes a file that has
+///   a second name, and no log shows that this name is in use.
 ///
 /// ```
 /// # fn main() -> Result<(), cloakroom::Error> {

@@ -37,12 +37,13 @@ impl SqliteFile {
     /// checked first, and not changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if there is no such copy, if it has triggers on the store's tables
-    /// (those on other tables are copied), or if the database does not exist but a write-ahead log
-    /// for it does; [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`] or
-    /// [`ErrorKind::NewerSchema`] if the copy does not have the store's table;
-    /// [`ErrorKind::Corrupt`] if the copy is damaged, or the file to be replaced is not a database;
-    /// [`ErrorKind::Full`] if there is no space.
+    /// - [`ErrorKind::Invalid`]: there is no such copy; it has triggers on the store's tables
+    ///   (those on other tables are copied); or the database does not exist, but a write-ahead log
+    ///   for it does.
+    /// - [`ErrorKind::NotSetUp`], [`ErrorKind::ForeignTable`], [`ErrorKind::NewerSchema`]: the copy
+    ///   does not have the store's table.
+    /// - [`ErrorKind::Corrupt`]: the copy is damaged, or the file to be replaced is not a database.
+    /// - [`ErrorKind::Full`]: there is no space.
     pub fn restore(
         &self,
         from: impl AsRef<Path>,
