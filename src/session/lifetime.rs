@@ -49,7 +49,7 @@ impl Session {
         const OPERATION: &str = "choose how long the cookie lives";
         let mut state = self.lock_for_change(OPERATION)?;
         if state.load_state.issued().is_some() {
-            let why = "the session has begun or was signed in to already: choose before that";
+            let why = "this request has already issued an id: choose before that";
             return Err(Error::with_source(ErrorKind::Invalid, OPERATION, why));
         }
         state.persistent = Some(persistent);

@@ -354,10 +354,11 @@ fn check_properties(exam: &mut Examination<'_>, info: &DatabaseInfo, processes: 
             format!("{other}, until the service opens the file"),
             "the service switches it to wal when it starts, unless it has Journal::Keep",
         ),
-        other => exam.problem(
+        // The service has chosen it: without Journal::Keep it would have switched.
+        other => exam.note(
             "journal",
             format!("{other}: readers and the writer wait for each other"),
-            "run `setup`, or let the service open the file without Journal::Keep",
+            "to switch to wal, start the service without Journal::Keep",
         ),
     }
     if info.log_bytes > MAX_LOG_BYTES {

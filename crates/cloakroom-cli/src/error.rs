@@ -122,8 +122,8 @@ pub(crate) fn file_advice(error: &Error) -> Option<&'static str> {
         (_, Some(OpenFailure::SecondName)) => return None,
         (ErrorKind::Busy, _) => {
             "try again; if it stays, find the program that keeps a transaction open: `lslocks` \
-             shows it with mode WRITE on the file's -shm, `fuser -v` on the file lists all that \
-             use it"
+             shows it with mode WRITE on the file's -shm, or on the file itself if there is no \
+             -shm; `fuser -v` on the file lists all that use it"
         }
         (ErrorKind::Unavailable, _) => "check the path, and that its file system is mounted",
         (ErrorKind::ReadOnly, _) => {

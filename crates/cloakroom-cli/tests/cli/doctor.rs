@@ -143,11 +143,12 @@ fn a_limit_on_the_size_of_files_is_found() {
 }
 
 #[test]
-fn a_kept_journal_mode_is_found() {
+fn a_kept_journal_mode_is_noted() {
     let folder = Folder::new();
     done(&folder, &["setup", "--keep-journal"]);
     let _service = Connection::open(folder.database()).unwrap();
-    only(&folder, "journal", "delete");
+    let noted = "note    journal      delete: readers and the writer wait for each other";
+    assert!(done(&folder, &["doctor"]).contains(noted));
 }
 
 #[test]
