@@ -9,7 +9,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use cloakroom::stores::sqlite::rusqlite::{OptionalExtension, Row, params};
 use cloakroom::web::rocket::guard_outcome;
-use cloakroom::{CommitOutcome, Session, SignIn, UserKey};
+use cloakroom::{Session, SignIn, UserKey};
 use rocket::Request;
 use rocket::http::Status;
 use rocket::outcome::try_outcome;
@@ -164,14 +164,6 @@ pub fn sign_in(session: &Session, user: &User) -> cloakroom::Result<SignIn> {
         session.remove(GENERATION)?;
     }
     Ok(outcome)
-}
-
-/// Gives the session a new id and the user's new generation, after a change of the password. In
-/// contrast to a sign-in, its limits and its level stay. An application that sets `renew_every` or
-/// `renewal_grace` must sign the user in instead, as docs/devices.md describes.
-pub fn confirm(session: &Session, user: &User) -> cloakroom::Result<CommitOutcome> {
-    session.set(GENERATION, user.generation)?;
-    session.confirm_authentication(session.auth_level()?)
 }
 
 /// Returns the user of the session. Ends the session if its user was deleted, or if the password

@@ -51,8 +51,6 @@ impl App {
             .record_address(true)
             .record_user_agent(true)
             .no_store_when_signed_in(true)
-            // Before you add `renew_every` or `renewal_grace`, read the comment at
-            // `accounts::confirm`.
             .clock(clock.clone())
             .build()?;
         let (accounts, throttle) = (Accounts::new(argon2)?, Throttle::new(clock.clone()));
@@ -347,8 +345,9 @@ async fn change_password(
     let Some(user) = app.accounts.change_password(&app.db, &user, form.new).await? else {
         return go(session, "/password", "The password was just changed elsewhere.");
     };
-    // If the session has ended meanwhile, the next page asks for the new password.
-    let _ = accounts::confirm(session, &user)?;
+    // Gives this session a new id and the new generation. If it is refused, the next page asks for
+    // the new password.
+    let _ = accounts::sign_in(session, &user)?;
     sessions.revoke_others(session)?;
     go(session, "/", "The password is changed. You are signed out everywhere else.")
 }

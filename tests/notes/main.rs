@@ -11,10 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use cloakroom::adapter::RequestHead;
 use cloakroom::clock::ManualClock;
 use cloakroom::cross_origin::REFUSED;
-use cloakroom::testing::{CookieJar, field_of_form, with_session};
+use cloakroom::testing::{field_of_form, with_session};
 use cloakroom::{CookieConfig, SessionManager, SignIn, SqliteStore};
 
 use crate::common::client::{Request, send};
@@ -414,17 +413,17 @@ fn a_change_of_the_password_renews_the_id_and_ends_the_others() {
 }
 
 #[test]
-fn a_change_of_the_password_keeps_the_idle_limit() {
+fn a_change_of_the_password_keeps_remember_me() {
     let site = Site::new();
-    let mut ada = site.user("ada");
-    let limit = Duration::from_secs(300);
-    let mut jar = CookieJar::of(&ada.cookie().unwrap());
-    jar.visit(&site.app.sessions, RequestHead::new(), |session| session.set_idle_limit(limit))
-        .unwrap();
-    assert_eq!(change_password(&mut ada, PASSWORD, NEW_PASSWORD).location(), "/");
-    assert!(is_signed_in(&mut ada));
-    site.clock.advance(limit);
-    assert!(!is_signed_in(&mut ada));
+    site.user("ada");
+    for (remember, outlives) in [(&[][..], false), (&[("remember", "on")][..], true)] {
+        let mut ada = site.visitor();
+        let form = [&[("name", "ada"), ("password", PASSWORD)], remember].concat();
+        ada.fill("/sign-in", &form);
+        let form = [("current", PASSWORD), ("new", PASSWORD)];
+        let cookie = ada.fill("/password", &form).set_cookie.unwrap();
+        assert_eq!(cookie.contains("; Max-Age="), outlives, "{cookie}");
+    }
 }
 
 #[test]
