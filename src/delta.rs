@@ -1,6 +1,6 @@
 //! The changes of one request as a value, which is merged into the stored session.
 //!
-//! The session collects a delta; `Commit::decide` applies it.
+//! Invariant: applying `a.then(b)` equals applying `a`, then `b`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

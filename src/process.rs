@@ -1,7 +1,7 @@
 //! The process that opened a store or a manager, to detect use after a fork.
 //!
-//! Uses only `error`. Managers, cleaners and stores keep their [`Process`], and check it before
-//! they take a lock.
+//! Invariant: managers, cleaners and stores check their [`Process`] before they take a lock, which
+//! a thread that the fork did not copy may hold.
 
 use std::mem;
 

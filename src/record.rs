@@ -1,6 +1,6 @@
 //! The stored session: the record, its encoding as JSON, and what is known of an ended session.
 //!
-//! The backends store and return records; the session reads them.
+//! Invariant: a record of a newer format than `FORMAT` is not decoded.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,7 +1,6 @@
 //! The data of a session: values by name, as JSON.
 //!
-//! Uses `error` and `id`. Sessions encode and decode values here; stores keep the JSON text of
-//! [`Data`] and read it back.
+//! Invariant: a value that [`Value::encode`] accepts can be decoded again.
 
 mod csrf_secret;
 mod encode;

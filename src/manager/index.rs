@@ -1,7 +1,7 @@
 //! The calls of a manager that list, count and revoke sessions.
 //!
-//! Uses the store's [`SessionIndex`]. Applications call these. A revocation adds the ids of the
-//! sessions to the retired ids, so that changes of overlapping requests begin no new ones.
+//! Invariant: a revocation adds the ids of the sessions to the retired ids before it returns, so
+//! that the changes of concurrent requests begin no new sessions.
 
 use std::num::NonZeroUsize;
 

@@ -1,4 +1,7 @@
 //! Requests without a session: why there is none, and what their changes do.
+//!
+//! Invariant: after a request has discarded changes, its values begin no session, until it signs in
+//! or ends its session. A renewal alone never begins one.
 
 use crate::backend::{LiveSession, Unreadable};
 use crate::context::RetiredSinceOpen;

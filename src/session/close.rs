@@ -1,5 +1,7 @@
 //! The close of a session, at the end of its request: what is stored, and the header fields of the
 //! response.
+//!
+//! Invariant: a session is closed once, and has no changes afterwards, even if the close fails.
 
 use std::time::Duration;
 

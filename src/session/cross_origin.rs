@@ -1,4 +1,6 @@
 //! Requests that a page of another origin has sent to an exempt path.
+//!
+//! Invariant: one that presents no id changes nothing before `allow_cross_origin`.
 
 use crate::cross_origin::OriginDecision;
 use crate::error::{Error, ErrorKind, Result};

@@ -1,7 +1,8 @@
 //! The sessions that a request ends: by `destroy`, by a sign-in in their place, or by a stale id.
+//! The first two are marked, and the next commit ends them.
 //!
-//! The first two are marked, and the next commit ends them. A request that revokes its own session
-//! continues as after `destroy`.
+//! Invariant: a mark stays until the store has ended the session. Only an `ignore` removes it
+//! before, if it is of a `destroy` of which no part was carried out.
 
 use std::mem;
 

@@ -1,6 +1,7 @@
 //! Whether a request has found its session, and the load, which looks for it.
 //!
-//! A commit records here too what it has found.
+//! Invariant: a load that has succeeded is not repeated. Afterwards only commits, and calls by
+//! which the request ends its session, change what the request has found.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! The ids that a request presents.
 //!
-//! Uses the settings, which say where a request carries them. Called when a session is opened, and
-//! to find the id of an id hash.
+//! Invariant: finding them does no I/O, and at most `MAX_IDS` distinct ids count.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 

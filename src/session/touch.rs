@@ -1,4 +1,7 @@
 //! The activity of a session: when a request uses it first, and the touch that records this.
+//!
+//! Invariant: a touch has the time of the first use, whenever it is written. A failed touch fails
+//! no request that only reads.
 
 use std::time::Duration;
 

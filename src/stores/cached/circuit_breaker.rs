@@ -1,4 +1,6 @@
 //! The circuit breaker of a shard of the cache.
+//!
+//! Invariant: after it has opened, reads use the shard only when a probe has invalidated all of it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

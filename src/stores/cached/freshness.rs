@@ -1,4 +1,7 @@
 //! Decides which cache entries may be served.
+//!
+//! Invariant: a served entry was read from the backing store at most one entry life ago, and after
+//! the first call of this process.
 
 use std::time::Duration;
 

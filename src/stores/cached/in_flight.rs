@@ -1,4 +1,6 @@
 //! Counts the changes of this process that are in flight.
+//!
+//! Invariant: while there is one, no request of this process reads the cache.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 

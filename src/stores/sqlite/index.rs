@@ -1,6 +1,4 @@
 //! The session index: listing, revoking and counting.
-//!
-//! Uses `row` for reads and `write` for revocations.
 
 use std::num::NonZeroUsize;
 

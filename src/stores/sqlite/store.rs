@@ -1,4 +1,6 @@
 //! The store: loads by the record cache or a read connection, and writes by the queue.
+//!
+//! Invariant: a load returns what the newest commit of any process has stored.
 
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;

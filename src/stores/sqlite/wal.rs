@@ -1,4 +1,7 @@
 //! The size of the write-ahead log, and checkpoints.
+//!
+//! Invariant: the log stays below `MAX_LOG_BYTES`, unless an old reader prevents its restart, or
+//! another program runs the checkpoints.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug};
