@@ -127,38 +127,30 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! # A session over two requests
+//! # Settings
 //!
-//! An adapter opens and closes the session of each request, so an application does not. This
-//! program does so itself, to show what an adapter does:
+//! [`SessionManager::new`] uses the defaults, and the [builder](SessionManager::builder) other
+//! settings. [Before the first users sign in](guide::getting_started#in-production), choose the
+//! name of the cookie:
 //!
 //! ```
-//! use cloakroom::adapter::Outcome;
-//! use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
+//! # #[cfg(all(feature = "sqlite", unix))]
+//! # mod application {
+//! use cloakroom::{CookieConfig, Lifetime, SessionManager, SqliteStore};
+//! use std::path::Path;
+//! use std::time::Duration;
 //!
-//! # fn main() -> cloakroom::Result<()> {
-//! let sessions = SessionManager::new(MemoryStore::new())?;
+//! const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 //!
-//! // The first request has no cookie. Its handler checks a password and signs the user in.
-//! let session = sessions.open(None);
-//! assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
-//! session.set("theme", "dark")?;
-//! let headers = sessions.close(&session, Outcome::Completed)?; // stores the changes
-//!
-//! // The response sets the cookie: `__Host-id=…; Path=/; …`.
-//! let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
-//! let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
-//!
-//! // The browser sends the cookie with the second request, which finds the session.
-//! let session = sessions.open(cookie);
-//! assert_eq!(session.user()?, Some(UserKey::new("ada")?));
-//! assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
-//! session.destroy()?; // signs the user out
-//! sessions.close(&session, Outcome::Completed)?; // the response removes the cookie
-//!
-//! // From now on the id finds no session.
-//! assert_eq!(sessions.open(cookie).user()?, None);
-//! # Ok(())
+//! fn sessions(database: &Path) -> cloakroom::Result<SessionManager> {
+//!     SessionManager::builder(SqliteStore::open(database)?)
+//!         .cookie(CookieConfig::new().name("__Host-shop"))
+//!         // Of a session with a user: 7 days without a visit, and 90 days after the sign-in.
+//!         .lifetime(Lifetime::idle(7 * DAY).with_absolute(90 * DAY))
+//!         // The number of proxies in front of the server.
+//!         .behind_proxies(1)
+//!         .build()
+//! }
 //! # }
 //! ```
 //!
