@@ -8,6 +8,7 @@ mod private_cookie;
 mod programs;
 mod provider;
 mod provider_form;
+mod rocket_flex_session;
 mod script_token;
 mod take_over;
 
