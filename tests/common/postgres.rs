@@ -155,11 +155,23 @@ impl Postgres {
         psql
     }
 
-    /// Ends all connections but the one that does it.
+    /// Ends all connections but the one that does it, and waits until they have ended.
     pub fn terminate_connections(&self) {
+        // The timeout of `pg_terminate_backend` would look only every 100 ms.
         self.sql(
-            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity \
-             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+            "DO $$
+             DECLARE ended int[] := ARRAY(
+                 SELECT pid FROM pg_stat_activity
+                 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid());
+             BEGIN
+                 PERFORM pg_terminate_backend(pid) FROM unnest(ended) AS pid;
+                 LOOP
+                     PERFORM pg_stat_clear_snapshot();
+                     EXIT WHEN NOT EXISTS (
+                         SELECT FROM pg_stat_activity WHERE pid = ANY (ended));
+                     PERFORM pg_sleep(0.001);
+                 END LOOP;
+             END $$",
         );
     }
 
