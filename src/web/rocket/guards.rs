@@ -178,7 +178,7 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 /// ```
 ///
 /// After a forward Rocket tries further routes. A `FileServer` at `/`, or a route `/<path..>`, then
-/// answers in place of the catcher of 401. Mount these at a path of their own.
+/// gets the request, and its page or its 404 replaces the 401. Mount these at a path of their own.
 pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),
