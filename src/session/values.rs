@@ -110,8 +110,8 @@ impl Session {
     /// # Concurrent requests
     /// Another request can end the session, or replace its id, before this change is stored. Then
     /// the change can be discarded, or begin a new, anonymous session, although this call has
-    /// returned `Ok`. A handler that calls [`user`](Self::user) before `set` prevents the second: if
-    /// the session was there, the change is stored in it or discarded. [`commit`](Self::commit)
+    /// returned `Ok`. A handler that calls [`user`](Self::user) before `set` prevents the second:
+    /// if the session was there, the change is stored in it or discarded. [`commit`](Self::commit)
     /// returns whether it was discarded. The guide has [the
     /// cases](crate::guide::values#discarded-changes).
     ///
