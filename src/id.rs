@@ -340,6 +340,10 @@ impl UserKey {
     }
 
     /// Returns the text.
+    ///
+    /// For a key that was made from a number, `key.as_str().parse::<i64>()` returns the number.
+    /// SQLite converts a text parameter that a statement compares with an `INTEGER` column;
+    /// PostgreSQL needs the number.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -242,10 +242,9 @@ pub struct UserMaximum {
 pub struct Decision<K = ()> {
     /// The keys of the expired sessions that a sign-out or a sign-in has found.
     ///
-    /// A request reads the clock before it commits. Suppose that it read the clock before the
-    /// deadline, and commits after this call. If the expired session were still stored, that
-    /// request would find it live and extend it. So a call that ends sessions also removes expired
-    /// ones.
+    /// They must be removed, because a request reads the clock before it commits. Request A reads
+    /// the clock before the deadline of the session. Request B signs out after the deadline. If B
+    /// left the expired session in the store, A could then find it live, and extend it.
     pub expired: Vec<K>,
     /// The maximum to apply, for a sign-in.
     pub user_maximum: Option<UserMaximum>,

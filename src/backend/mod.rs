@@ -24,8 +24,7 @@
 //! 3. It executes the decision: it removes and writes the sessions that the decision names.
 //!
 //! In a store that keeps its sessions in a map, these steps are as follows. Replaced ids are left
-//! out; without them a sign-out does not work by an old id. A complete store is the repository's
-//! `examples/own_store.rs`.
+//! out; without them a sign-out does not work by an old id.
 //!
 //! ```
 //! use std::collections::HashMap;

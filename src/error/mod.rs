@@ -58,7 +58,7 @@ struct ErrorInner {
 /// | [`ReadOnly`](Self::ReadOnly), [`Corrupt`](Self::Corrupt) | 500 | no, an operator must repair it |
 /// | [`NotSetUp`](Self::NotSetUp), [`ForeignTable`](Self::ForeignTable), [`NewerSchema`](Self::NewerSchema) | 500 | no, an operator must look at the tables |
 /// | [`TooLarge`](Self::TooLarge) | 500 | no, the session must hold less |
-/// | [`Unsupported`](Self::Unsupported) | 500 | no, another store is needed |
+/// | [`Unsupported`](Self::Unsupported) | 500 | no, the store or its configuration does not have this |
 /// | [`Undecodable`](Self::Undecodable), outside requests | 500 | no, a newer version wrote the session, or it is damaged |
 /// | [`Conflict`](Self::Conflict), [`Unexpected`](Self::Unexpected) | 500 | no |
 ///
@@ -103,7 +103,8 @@ pub enum ErrorKind {
     Conflict,
     /// An argument or a setting is invalid; the text names it and the reason.
     Invalid,
-    /// The store does not support this, for example lists by user.
+    /// The store or its configuration does not support this: lists by user, or a sweep without a
+    /// cleaner.
     Unsupported,
     /// The request was closed already.
     Closed,

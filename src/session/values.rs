@@ -108,13 +108,12 @@ impl Session {
     /// ```
     ///
     /// # Concurrent requests
-    /// In a handler for signed-in users, call [`user`](Self::user) first. If another request then
-    /// ends the session, or replaces its id, before this change is stored, the change can be
-    /// discarded, although this call has returned `Ok`. [`commit`](Self::commit) returns whether it
-    /// was.
-    ///
-    /// If this request has not found its session by a read, the change can also begin a new,
-    /// anonymous session. The guide has [the cases](crate::guide::values#discarded-changes).
+    /// Another request can end the session, or replace its id, before this change is stored. Then
+    /// the change can be discarded, or begin a new, anonymous session, although this call has
+    /// returned `Ok`. A handler that calls [`user`](Self::user) before `set` prevents the second:
+    /// if the session was there, the change is stored in it or discarded. [`commit`](Self::commit)
+    /// returns whether it was discarded. The guide has [the
+    /// cases](crate::guide::values#discarded-changes).
     ///
     /// # Errors
     /// After an error the previous value stays.

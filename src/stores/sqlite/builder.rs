@@ -110,6 +110,9 @@ impl SqliteStore {
     /// Opens the database at `path` with the default settings. Creates the file, readable by its
     /// owner only, and the tables if they do not exist.
     ///
+    /// In a service pass an absolute path. A relative one depends on the working directory: after a
+    /// deployment into another folder it opens a new, empty database, and all users are signed out.
+    ///
     /// Switches the file to a write-ahead log, also a file that exists already. From then on a copy
     /// of the file alone is no backup. [`journal`](SqliteStoreBuilder::journal) can keep its mode.
     ///

@@ -163,6 +163,10 @@ impl SqliteStore {
     /// Opens another connection to the file, for the application's
     /// [own tables](crate::guide::own_tables).
     ///
+    /// This call and the connection can block. In an async handler, and in each handler of Rocket,
+    /// use them inside Tokio's `block_in_place`. A connection belongs to one thread at a time, so
+    /// keep some in a pool.
+    ///
     /// The connection waits some five seconds for a lock before it fails with `database is locked`;
     /// [`Connection::busy_timeout`] sets another time. It enforces foreign keys, and syncs each
     /// commit to the disk before it returns (with `fullfsync`, as macOS needs). Its

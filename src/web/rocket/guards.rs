@@ -151,6 +151,8 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 /// Converts the result of a session call into the outcome of a guard of the application. An error
 /// gets its [status](SessionManager::status_of), and is reported as an event.
 ///
+/// In this example a request without a user is forwarded with the status 401:
+///
 /// ```
 /// use cloakroom::web::rocket::guard_outcome;
 /// use cloakroom::{Error, Session, UserKey};
@@ -174,6 +176,9 @@ fn cookies_of_jar(manager: &SessionManager, request: &Request<'_>) -> Vec<String
 ///     }
 /// }
 /// ```
+///
+/// After a forward Rocket tries further routes. A `FileServer` at `/`, or a route `/<path..>`, then
+/// gets the request, and its page or its 404 replaces the 401. Mount these at a path of their own.
 pub fn guard_outcome<T>(request: &Request<'_>, found: Result<T>) -> Outcome<T, Error> {
     match found {
         Ok(found) => Outcome::Success(found),

@@ -20,12 +20,17 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
-//! `&SessionManager` is a guard too. A guard of your own that calls the session, such as one for
-//! the user who is signed in, uses [`guard_outcome`], which has an example. For several managers,
-//! see [`Sessions`].
+//! `&SessionManager` is a guard too. For several managers, see [`Sessions`].
 //!
 //! The module [`web`](crate::web) says what every adapter does. The following is about Rocket
 //! alone.
+//!
+//! # Handlers
+//! - The guide has [a program with sign-up and sign-in](crate::guide::signing_in).
+//! - A guard of your own that calls the session, such as one for the user who is signed in, uses
+//!   [`guard_outcome`], which has an example.
+//! - Statements on your own tables can block. Run them in Tokio's `block_in_place`, also in plain
+//!   `fn` handlers: see [`SqliteStore::connect`](crate::SqliteStore::connect).
 //!
 //! # Requests from other origins
 //! The response to a refused request has a plain text, and no catcher runs. The check runs after
