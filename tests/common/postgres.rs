@@ -169,7 +169,6 @@ impl Postgres {
                      PERFORM pg_stat_clear_snapshot();
                      EXIT WHEN NOT EXISTS (
                          SELECT FROM pg_stat_activity WHERE pid = ANY (ended));
-                     PERFORM pg_sleep(0.001);
                  END LOOP;
              END $$",
         );
