@@ -84,47 +84,132 @@
 //!
 //! # Cookbook
 //!
-//! The calls of common pages. The guide has [whole handlers for
-//! sign-in](guide::signing_in#a-sign-in-on-rocket), with a [guard for the
-//! user](guide::signing_in#the-user-as-a-guard-on-rocket), and [`testing`] what tests of them need.
+//! The calls of common pages. The guide has [a whole program with users and
+//! passwords](guide::signing_in#a-sign-in-on-rocket).
+//!
+//! ## Values
+//!
+//! A value has a name, and any type that serde can serialize. For a value that depends on the old
+//! one use [`update`](Session::update): what another tab adds at the same time is kept.
 //!
 //! ```
-//! use cloakroom::manager::UserSession;
-//! use cloakroom::{Result, Session, SessionManager, SignIn, UserKey};
+//! use cloakroom::{Result, Session};
 //!
-//! /// Adds an item to a cart. Items that another tab adds at the same time are kept.
+//! fn choose_theme(session: &Session, theme: &str) -> Result<()> {
+//!     session.set("theme", theme)
+//! }
+//!
+//! fn theme(session: &Session) -> Result<String> {
+//!     Ok(session.get("theme")?.unwrap_or_else(|| "light".to_owned()))
+//! }
+//!
 //! fn add_to_cart(session: &Session, item: u32) -> Result<Vec<u32>> {
 //!     session.update("cart", move |cart: Option<Vec<u32>>| {
 //!         cart.unwrap_or_default().into_iter().chain([item]).collect()
 //!     })
 //! }
+//! #
+//! # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+//! # let session = sessions.open(None);
+//! # assert_eq!(theme(&session)?, "light");
+//! # choose_theme(&session, "dark")?;
+//! # assert_eq!(theme(&session)?, "dark");
+//! # assert_eq!(add_to_cart(&session, 7)?, [7]);
+//! # assert_eq!(add_to_cart(&session, 8)?, [7, 8]);
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
 //!
-//! /// Signs a user in, after the check of the password. `remember_me` is a checkbox of the form.
-//! /// Returns false only with `AtMaximum::Refuse`, if the user has the maximum number of sessions.
+//! ## Sign-in and sign-out
+//!
+//! ```
+//! use cloakroom::{Result, Session, SignIn, UserKey};
+//!
+//! /// Called after the check of the password. `remember_me` is a checkbox of the form. Returns
+//! /// false only with `AtMaximum::Refuse`, if the user has the maximum number of sessions.
 //! fn sign_in(session: &Session, user: i64, remember_me: bool) -> Result<bool> {
 //!     session.set_persistent(remember_me)?;
 //!     Ok(session.sign_in(UserKey::new(user.to_string())?)? == SignIn::Done)
 //! }
 //!
 //! fn sign_out(session: &Session) -> Result<()> {
-//!     session.destroy()
+//!     session.destroy()?;
+//!     session.flash("info", "You are signed out.") // for the next page
 //! }
 //!
-//! /// Lists the user's devices. `revoke` ends one of them, by its `summary.public_id`.
+//! fn messages(session: &Session) -> Result<Vec<String>> {
+//!     Ok(session.flashes()?.into_iter().map(|message| message.text).collect())
+//! }
+//! #
+//! # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+//! # let session = sessions.open(None);
+//! # assert!(sign_in(&session, 1, true)?);
+//! # sign_out(&session)?;
+//! # assert_eq!(session.user()?, None);
+//! # assert_eq!(messages(&session)?, ["You are signed out."]);
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! ## A page that needs a recent password
+//!
+//! ```
+//! use cloakroom::{RecentAuth, Result, Session};
+//! use std::time::Duration;
+//!
+//! /// Returns where to send the user instead; `None` if the page may be shown.
+//! fn detour(session: &Session) -> Result<Option<&'static str>> {
+//!     Ok(match session.recent_auth(Duration::from_secs(300))? {
+//!         RecentAuth::Recent => None,
+//!         RecentAuth::TooOld => Some("/confirm"), // asks for the password
+//!         _ => Some("/sign-in"),
+//!     })
+//! }
+//! #
+//! # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+//! # assert_eq!(detour(&sessions.open(None))?, Some("/sign-in"));
+//! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! ## A user's devices
+//!
+//! ```
+//! use cloakroom::manager::UserSession;
+//! use cloakroom::{Result, Session, SessionManager};
+//!
 //! fn devices(sessions: &SessionManager, session: &Session) -> Result<Vec<UserSession>> {
 //!     let Some(user) = session.user()? else { return Ok(vec![]) };
 //!     Ok(sessions.list_for_user(&user, Some(session))?.sessions)
 //! }
+//!
+//! fn end_all_others(sessions: &SessionManager, session: &Session) -> Result<usize> {
+//!     sessions.revoke_others(session)
+//! }
 //! #
 //! # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
 //! # let session = sessions.open(None);
-//! # assert_eq!(add_to_cart(&session, 7)?, [7]);
-//! # assert_eq!(add_to_cart(&session, 8)?, [7, 8]);
-//! # assert!(sign_in(&session, 1, true)?);
+//! # session.sign_in(cloakroom::UserKey::new("1")?)?;
 //! # assert_eq!(devices(&sessions, &session)?.len(), 1);
-//! # sign_out(&session)?;
-//! # assert_eq!(session.user()?, None);
+//! # assert_eq!(end_all_others(&sessions, &session)?, 0);
 //! # Ok::<(), cloakroom::Error>(())
+//! ```
+//!
+//! ## A test
+//!
+//! With the feature `testing`, a test has a user who is signed in, without a form. On Rocket,
+//! `cookie` goes with the requests of the [local client](guide::testing#rocket).
+//!
+//! ```
+//! # #[cfg(feature = "testing")]
+//! # fn main() -> cloakroom::Result<()> {
+//! use cloakroom::testing::signed_in;
+//! use cloakroom::{MemoryStore, SessionManager, UserKey};
+//!
+//! let sessions = SessionManager::new(MemoryStore::new())?;
+//! let cookie = signed_in(&sessions, UserKey::new("1")?)?;
+//! assert_eq!(sessions.open(Some(&*cookie)).user()?, Some(UserKey::new("1")?));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "testing"))]
+//! # fn main() {}
 //! ```
 //!
 //! # Settings

@@ -27,7 +27,7 @@ fn row(UserSession { summary, is_current, .. }: &UserSession) -> String {
         true => "this session".to_owned(),
         false => format!("<button name=public_id value={public_id}>End it</button>"),
     };
-    let text = format!("{agent}, {address}, since {created}, last used {seen}");
+    let text = format!("{agent}, {address}, since {created}, seen {seen}");
     format!("<li><form method=post action=/sessions/end>{text} {end}</form></li>")
 }
 
