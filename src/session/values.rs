@@ -219,8 +219,8 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Then the stored result can differ from the one that this call has returned. If you act on the
-    /// result, use [`update_now`](Self::update_now).
+    /// Then the stored result can differ from the one that this call has returned. If you act on
+    /// the result, use [`update_now`](Self::update_now).
     ///
     /// # What the closure cannot do
     /// - It cannot fail, and cannot remove the value. To keep a value, return the argument. For a
