@@ -14,10 +14,15 @@ pub const REFUSED: &str = "This request was refused, because a page of another o
 /// The protection against cross-site request forgery (CSRF): what happens to cross-origin requests,
 /// which origins are trusted, and which paths are exempt. The default is [`refuse`](Self::refuse).
 ///
-/// Two kinds of requests are checked: those of any method but `GET`, `HEAD` and `OPTIONS`, and
-/// those that ask for a WebSocket. Handlers of the other requests must not change anything on
-/// behalf of the user. The first row that applies to a checked request decides. A cross-origin
-/// request to an [exempt](Self::exempt) path passes all the same.
+/// These requests are checked:
+/// - those of any method but `GET`, `HEAD` and `OPTIONS`;
+/// - those that ask for a WebSocket;
+/// - on Rocket also a `GET`, `HEAD` or `OPTIONS` with the content type of a form, because Rocket
+///   lets the form field `_method` replace the method of a `POST`.
+///
+/// Handlers of the other requests must not change anything on behalf of the user. The first row
+/// that applies to a checked request decides. A cross-origin request to an [exempt](Self::exempt)
+/// path passes all the same.
 ///
 /// | the request | it |
 /// |---|---|

@@ -2,8 +2,9 @@
 //! where ([`Page`]), what a list shows of each ([`Summary`]), and their number ([`Stats`]).
 //!
 //! An administrator's page lists the sessions of all users by
-//! [`list_page`](crate::SessionManager::list_page). A page for one user needs only
-//! [`list_for_user`](crate::SessionManager::list_for_user), and reads the summaries.
+//! [`list_page`](crate::SessionManager::list_page), and counts them by
+//! [`stats`](crate::SessionManager::stats), which includes other realms. A page for one user needs
+//! only [`list_for_user`](crate::SessionManager::list_for_user), and reads the summaries.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -13,7 +14,7 @@
 //!
 //! fn overview(sessions: &SessionManager) -> cloakroom::Result<String> {
 //!     const TEN: NonZeroUsize = NonZeroUsize::new(10).unwrap();
-//!     let mut text = format!("{} users are signed in\n", sessions.stats()?.signed_in);
+//!     let mut text = format!("{} sessions have a user\n", sessions.stats()?.signed_in);
 //!     for session in sessions.list_page(&SessionFilter::All, Page::first(TEN))? {
 //!         let user = session.user.as_ref().map_or("a visitor", |user| user.as_str());
 //!         text += &format!("{user}, since {}\n", session.created);
@@ -21,7 +22,7 @@
 //!     Ok(text)
 //! }
 //! # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
-//! # assert_eq!(overview(&sessions)?, "0 users are signed in\n");
+//! # assert_eq!(overview(&sessions)?, "0 sessions have a user\n");
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
@@ -185,7 +186,7 @@ pub struct Stats {
     pub live: u64,
     /// The number of expired sessions that are not swept yet.
     pub expired: u64,
-    /// The number of live sessions with a user.
+    /// The number of live sessions with a user. A user with three devices counts three times.
     pub signed_in: u64,
     /// The number of expired sessions with a user.
     pub expired_signed_in: u64,

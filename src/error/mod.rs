@@ -53,7 +53,7 @@ struct ErrorInner {
 /// | kind | status | does a retry help? |
 /// |---|---|---|
 /// | [`Busy`](Self::Busy) | 503 | yes, a moment later |
-/// | [`Unavailable`](Self::Unavailable) | 503 | yes, when the store can be reached again |
+/// | [`Unavailable`](Self::Unavailable) | 503 | yes, when the cause is gone, such as an outage of the server |
 /// | [`Full`](Self::Full) | 500 | yes, when there is space again |
 /// | [`ReadOnly`](Self::ReadOnly), [`Corrupt`](Self::Corrupt) | 500 | no, an operator must repair it |
 /// | [`NotSetUp`](Self::NotSetUp), [`ForeignTable`](Self::ForeignTable), [`NewerSchema`](Self::NewerSchema) | 500 | no, an operator must look at the tables |
@@ -73,7 +73,11 @@ pub enum ErrorKind {
     /// session. A later attempt can succeed. The step that failed stored nothing; a `destroy`,
     /// which comes before the other changes, may have been carried out.
     Busy,
-    /// The store cannot be reached: a missing folder, an I/O error, a server that is down.
+    /// The store is not available, or something of the system that the call needs: a folder or a
+    /// file that is missing or was replaced, an I/O error, a server that is down, random numbers, a
+    /// thread. Also a store that was opened before a fork of the process, and a change after a
+    /// failed load that [counts as anonymous](crate::manager::OnLoadFailure::TreatAsAnonymous): no
+    /// retry helps in that process or request.
     Unavailable,
     /// The file, its folder or the file system is read-only, or belongs to another user.
     ReadOnly,

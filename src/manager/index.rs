@@ -81,8 +81,8 @@ pub struct UserSession {
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 impl SessionManager {
-    /// Lists the live sessions of `user`, at most one hundred, the newest first. The session
-    /// `current` is marked.
+    /// Lists the live sessions of `user`, at most one hundred. Those that began last come first,
+    /// whenever they were last used. The session `current` is marked.
     ///
     /// The list contains public ids, by which [`revoke`](Self::revoke) ends a session, and no
     /// session ids. It names the devices only if
@@ -107,8 +107,9 @@ impl SessionManager {
         Ok(SessionPage { sessions, next: page.next })
     }
 
-    /// Lists one page of the live sessions of this manager that match `filter`, the newest first:
-    /// those of one user, or with [`SessionFilter::All`] those of all users and visitors.
+    /// Lists one page of the live sessions of this manager that match `filter`: those of one user,
+    /// or with [`SessionFilter::All`] those of all users and visitors. The order is that of
+    /// [`list_for_user`](Self::list_for_user).
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager};
@@ -245,23 +246,25 @@ impl SessionManager {
         }
     }
 
-    /// Changes the user key of all sessions of `from` to `to` in one atomic step, for a user whose
-    /// key has changed, such as an e-mail address. Returns the number of sessions, with expired
-    /// ones that are not swept yet.
+    /// Changes the user key of all sessions of `from` to `to` in one atomic step. Returns the
+    /// number of sessions, with expired ones that are not swept yet.
+    ///
+    /// It is for an application whose keys were names or e-mail addresses, which can change. It
+    /// moves to a key that never changes, such as the number of the user's row:
     ///
     /// ```
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
     /// # let sessions = SessionManager::new(MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// let (from, to) = (UserKey::new("ada@old.example")?, UserKey::new("ada@new.example")?);
+    /// let (from, to) = (UserKey::new("ada@example.org")?, UserKey::new("42")?);
     /// # assert_eq!(session.sign_in(from.clone())?, SignIn::Done);
-    /// // After the change of the address in the user's row:
+    /// // The sign-in uses the number already:
     /// assert_eq!(sessions.rename_user(&from, &to)?, 1);
     /// # assert_eq!(sessions.count_for_user(&to)?, 1);
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// Change the account first, so that no later sign-in uses the former key. A request that has
+    /// Change the sign-in first, so that no later one uses the former key. A request that has
     /// read its session before still sees the former key. The maximum per user applies at the next
     /// sign-in.
     ///

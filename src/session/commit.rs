@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// Returns whether this request has changes that are not stored yet. A write of the value that
-    /// is already stored counts as a change. Inside the closure of an update the result is true.
+    /// is already stored counts as a change.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         if self.running_update.is_on_this_thread() {

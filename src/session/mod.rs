@@ -78,28 +78,31 @@ const READ: &str = "read the session";
 /// | messages | [`flash`](Self::flash) adds one for the next page, [`flashes`](Self::flashes) takes them, [`keep_flashes`](Self::keep_flashes) keeps them for one more page |
 /// | this request | [`commit`](Self::commit) stores its changes now, [`ignore`](Self::ignore) discards them, [`is_changed`](Self::is_changed) returns whether there are any; [`client_address`](Self::client_address) is its client |
 ///
+/// An adapter makes the calls of the manager. In a test, they show how two requests of one browser
+/// overlap:
+///
 /// ```
-/// use cloakroom::{Session, SignIn, UserKey};
+/// use cloakroom::adapter::Outcome;
+/// use cloakroom::{MemoryStore, SessionManager};
 ///
-/// fn sign_in(session: &Session, user: UserKey) -> cloakroom::Result<&'static str> {
-///     // The password was verified before. For a name that `UserKey::new` refuses, answer 400.
-///     Ok(match session.sign_in(user)? {
-///         SignIn::Done => "signed in",
-///         _ => "too many sessions", // Refused: only with `AtMaximum::Refuse`
-///     })
-/// }
+/// let sessions = SessionManager::new(MemoryStore::new())?;
+/// let first = sessions.open(None); // the request has no `Cookie` field
+/// first.set("theme", "dark")?;
+/// let headers = sessions.close(&first, Outcome::Completed)?; // stores the session
+/// let cookie = headers.iter().find_map(|(name, value)| {
+///     (name == "Set-Cookie").then(|| value.split(';').next()).flatten()
+/// });
 ///
-/// fn page(session: &Session) -> cloakroom::Result<String> {
-///     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-///     Ok(match session.user()? {
-///         Some(user) => format!("{user}, visits: {visits}"),
-///         None => format!("visits: {visits}"),
-///     })
-/// }
+/// let (one, other) = (sessions.open(cookie), sessions.open(cookie));
+/// one.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+/// other.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+/// sessions.close(&one, Outcome::Completed)?;
+/// sessions.close(&other, Outcome::Completed)?; // runs its closure again, on 1
 ///
-/// fn sign_out(session: &Session) -> cloakroom::Result<()> {
-///     session.destroy()
-/// }
+/// let last = sessions.open(cookie);
+/// assert_eq!(last.get("visits")?, Some(2));
+/// assert_eq!(last.get("theme")?, Some("dark".to_owned()));
+/// # Ok::<(), cloakroom::Error>(())
 /// ```
 ///
 /// # Errors of all methods

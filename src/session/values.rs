@@ -185,8 +185,7 @@ impl Session {
     }
 
     /// Changes the value of `name` with `f`, for a value that depends on the old one. It overwrites
-    /// no change of a concurrent request. If you act on the result, use
-    /// [`update_now`](Self::update_now).
+    /// no change of a concurrent request.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -196,10 +195,13 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// `f` runs immediately on the value that [`get`](Self::get) would return, and this call
-    /// returns its result, which is stored at the end of the request. If another request has
-    /// changed the session by then, `f` runs again, after the handler has returned. So `f` depends
-    /// on its argument only, owns what it uses, and clones what it stores:
+    /// `f` runs immediately on the value that [`get`](Self::get) would return. This call returns
+    /// its result, which is stored at the end of the request.
+    ///
+    /// # The closure can run again
+    /// If another request has changed the session by the end of this one, `f` runs again on what
+    /// that request has stored, after the handler has returned. So `f` depends on its argument
+    /// only, owns what it uses, and clones what it stores:
     ///
     /// ```
     /// use cloakroom::Session;
@@ -217,42 +219,17 @@ impl Session {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     ///
-    /// `f` cannot fail, and cannot remove the value. To keep a value, return the argument. For a
-    /// value that may be absent, use an empty collection, or an `Option` as `T`, whose `None` is
-    /// stored as a null.
+    /// Then the stored result can differ from the one that this call has returned. If you act on
+    /// the result, use [`update_now`](Self::update_now).
     ///
-    /// `f` must not use this session, whose lock is held meanwhile: on the thread that runs `f`
-    /// every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
+    /// # What the closure cannot do
+    /// - It cannot fail, and cannot remove the value. To keep a value, return the argument. For a
+    ///   value that may be absent, use an empty collection, or an `Option` as `T`, whose `None` is
+    ///   stored as a null.
+    /// - It must not use this session, whose lock is held meanwhile: on the thread that runs `f`
+    ///   every call fails with [`ErrorKind::Invalid`], and other threads wait until `f` returns.
     ///
     /// # Concurrent requests
-    /// If `f` runs again, on what another request has stored, the result returned here can differ
-    /// from the stored one:
-    ///
-    /// ```
-    /// use cloakroom::Session;
-    /// use cloakroom::adapter::Outcome;
-    ///
-    /// fn count(session: &Session) -> cloakroom::Result<u32> {
-    ///     session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)
-    /// }
-    ///
-    /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
-    /// # let session = sessions.open(None);
-    /// # session.set("theme", "dark")?;
-    /// # let headers = sessions.close(&session, Outcome::Completed)?;
-    /// # let cookie = headers.iter().find_map(|(name, value)| {
-    /// #     (name == "Set-Cookie").then(|| value.split(';').next()).flatten()
-    /// # });
-    /// // Two requests with one cookie overlap. Neither sees what the other one has not stored.
-    /// let (one, other) = (sessions.open(cookie), sessions.open(cookie));
-    /// assert_eq!((count(&one)?, count(&other)?), (1, 1));
-    /// sessions.close(&one, Outcome::Completed)?;
-    /// sessions.close(&other, Outcome::Completed)?; // runs its closure again, on 1
-    ///
-    /// assert_eq!(sessions.open(cookie).get("visits")?, Some(2));
-    /// # Ok::<(), cloakroom::Error>(())
-    /// ```
-    ///
     /// The result can be [discarded](crate::guide::values#discarded-changes) if another request
     /// ends the session, or replaces its id, before the result is stored.
     ///

@@ -78,7 +78,7 @@ pub use builder::CachedStoreBuilder;
 /// | the cache is a [`MemoryCache`](crate::stores::memory::MemoryCache), of which each process has its own | the others |
 /// | the process that made the change cannot reach the cache | the others |
 /// | that process ended between the commit and the invalidation | the others |
-/// | the sqlite3 shell, or a program without the cache, changed the backing store | all |
+/// | `psql`, or a program without the cache, changed the backing store | all |
 /// | a commit with an unknown outcome evicted an anonymous session to make room | all |
 ///
 /// A revocation of all sessions takes effect within a second even then, by the backing store's
