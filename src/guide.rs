@@ -31,6 +31,7 @@ pages! {
     api_clients: "../docs/api-clients.md";
     architecture: "../docs/architecture.md";
     asvs: "../docs/asvs.md";
+    backups: "../docs/backups.md";
     comparison: "../docs/comparison.md";
     configuration: "../docs/configuration.md";
     cookies: "../docs/cookies.md";

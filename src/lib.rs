@@ -257,9 +257,9 @@
 //! - To judge it: [comparison](guide::comparison), [guarantees](guide::guarantees),
 //!   [reliability](guide::reliability), [performance](guide::performance),
 //!   [security](guide::security), [OWASP ASVS](guide::asvs), [platforms](guide::platforms).
-//! - To run it: [deployment](guide::deployment), [operating](guide::operating),
-//!   [rescue](guide::rescue), [scaling](guide::scaling), [commands](guide::commands),
-//!   [events](guide::events).
+//! - To run it: [deployment](guide::deployment), [backups](guide::backups),
+//!   [operating](guide::operating), [rescue](guide::rescue), [scaling](guide::scaling),
+//!   [commands](guide::commands), [events](guide::events).
 //! - To change it: [architecture](guide::architecture), [design](guide::design). For a
 //!   [store](backend::Store), which [`conformance`] checks, see [stores](guide::stores), and for an
 //!   [adapter](adapter::Adapter) [servers](guide::servers).
