@@ -5,6 +5,27 @@
 //! [`Session`], which does no I/O until the handler uses it, and closes it after the handler:
 //! closing stores the changes and returns header fields for the response.
 //!
+//! ```no_run
+//! # #[cfg(all(feature = "rocket", feature = "sqlite"))]
+//! # mod application {
+//! use cloakroom::{Session, SessionManager, SqliteStore};
+//! use rocket::{get, launch, routes};
+//!
+//! #[get("/")]
+//! fn index(session: &Session) -> cloakroom::Result<String> {
+//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+//!     Ok(format!("visits: {visits}\n"))
+//! }
+//!
+//! #[launch]
+//! fn rocket() -> _ {
+//!     let store = SqliteStore::open("app.db").expect("the database does not open");
+//!     let sessions = SessionManager::new(store).expect("the configuration is invalid");
+//!     rocket::build().attach(sessions).mount("/", routes![index])
+//! }
+//! # }
+//! ```
+//!
 //! Two requests of one browser often overlap. Each stores only its changes, which the store merges
 //! with those of the other. If one of them ends the session, the session stays ended, whatever the
 //! other one stores. The [exceptions](guide::guarantees#when-an-ended-session-can-return) are
@@ -35,7 +56,7 @@
 //!
 //! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
 //! system ([tested on Linux only](guide::platforms)). The adapters in [`web`] open and close the
-//! session. The program below is on Rocket; [servers](guide::servers) has one on rouille, and says
+//! session. The program above is on Rocket; [servers](guide::servers) has one on rouille, and says
 //! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
 //! copy of the repository; the [features](#features) are listed below:
 //!
@@ -43,27 +64,6 @@
 //! [dependencies]
 //! cloakroom = { path = "../cloakroom", features = ["rocket"] }
 //! rocket = { version = "0.5", default-features = false }
-//! ```
-//!
-//! ```no_run
-//! # #[cfg(all(feature = "rocket", feature = "sqlite"))]
-//! # mod application {
-//! use cloakroom::{Session, SessionManager, SqliteStore};
-//! use rocket::{get, launch, routes};
-//!
-//! #[get("/")]
-//! fn index(session: &Session) -> cloakroom::Result<String> {
-//!     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
-//!     Ok(format!("visits: {visits}\n"))
-//! }
-//!
-//! #[launch]
-//! fn rocket() -> _ {
-//!     let store = SqliteStore::open("app.db").expect("the database does not open");
-//!     let sessions = SessionManager::new(store).expect("the configuration is invalid");
-//!     rocket::build().attach(sessions).mount("/", routes![index])
-//! }
-//! # }
 //! ```
 //!
 //! The defaults are meant for production. A request that a page of another origin sends is answered
@@ -232,7 +232,7 @@
 //!         .cookie(CookieConfig::new().name("__Host-shop"))
 //!         // Of a session with a user: 7 days without a visit, and 90 days after the sign-in.
 //!         .lifetime(Lifetime::idle(7 * DAY).with_absolute(90 * DAY))
-//!         // The number of proxies in front of the server.
+//!         // The number of proxies. If it is too high, clients can forge their address.
 //!         .behind_proxies(1)
 //!         .build()
 //! }

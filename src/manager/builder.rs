@@ -74,6 +74,7 @@ const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
 /// let sessions = SessionManager::builder(store)
 ///     .cookie(CookieConfig::new().name("__Host-shop"))
 ///     .lifetime(Lifetime::idle(hour).with_absolute(12 * hour))
+///     // The number of proxies. If it is too high, clients can forge their address.
 ///     .behind_proxies(1)
 ///     .build()?;
 /// # Ok::<(), cloakroom::Error>(())

@@ -22,7 +22,7 @@ pub(super) const SIGN_IN: &str = "sign a user in";
 /// itself.
 const MAX_ATTEMPTS: usize = 10;
 
-/// The result of [`Session::sign_in`].
+/// The result of [`Session::sign_in`]. It may get further values, so a `match` needs `_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
@@ -97,10 +97,11 @@ impl Session {
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
     /// either response. The second sign-in joins the first if its request was opened at most ten
-    /// seconds after the first sign-in, and if both [ask for the same
-    /// session](crate::backend::Action::SignIn). Then both responses have the same id, and the
-    /// second request's changes are merged into the session. A sign-in that does not join gives the
-    /// session another new id.
+    /// seconds after the first sign-in, and if both have the same level, the same choice of
+    /// [`set_persistent`](Self::set_persistent) and the same session of an identity provider, and
+    /// the second asks for no earlier end (ten seconds do not count). Then both responses have the
+    /// same id, and the second request's changes are merged into the session. A sign-in that does
+    /// not join gives the session another new id.
     ///
     /// Requests that present no id, as on a first visit, cannot join: each begins a session of its
     /// own.
@@ -111,8 +112,14 @@ impl Session {
     /// [old-id]: crate::guide::ids#what-an-old-id-does
     ///
     /// # Errors
-    /// Those of [`commit`](Self::commit); and [`ErrorKind::Invalid`] if an earlier `set_idle_limit`
-    /// of this request is above the maximum for the user's session. After an error the user is not
+    /// - [`ErrorKind::Busy`] or [`ErrorKind::Unavailable`] if the store cannot commit now;
+    /// - [`ErrorKind::Full`] if it has no space;
+    /// - [`ErrorKind::TooLarge`] if the changes of this request make the session too large;
+    /// - [`ErrorKind::Invalid`] if an earlier `set_idle_limit` of this request is above the maximum
+    ///   for the user's session;
+    /// - the rarer ones of [`commit`](Self::commit).
+    ///
+    /// After an error the user is not
     /// signed in, unless the error [has an unknown outcome](Error::has_unknown_outcome). A
     /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {

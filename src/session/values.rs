@@ -19,7 +19,10 @@ const UPDATE: &str = "update a session value";
 
 impl Session {
     /// Returns the value of `name`; `None` if there is no value, or if it is a JSON `null` that
-    /// does not decode as a `T`.
+    /// does not decode as a `T`. Sees the changes of this request.
+    ///
+    /// The first read loads the session. Later reads show it as it was then, also if another
+    /// request has changed it meanwhile.
     ///
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
@@ -110,7 +113,7 @@ impl Session {
     /// # Concurrent requests
     /// Another request can end the session, or replace its id, before this change is stored. Then
     /// the change can be discarded, or begin a new, anonymous session, although this call has
-    /// returned `Ok`. A handler that calls [`user`](Self::user) before `set` prevents the second:
+    /// returned `Ok`. Call [`user`](Self::user) before `set`, and the change begins no new session:
     /// if the session was there, the change is stored in it or discarded. [`commit`](Self::commit)
     /// returns whether it was discarded. The guide has [the
     /// cases](crate::guide::values#discarded-changes).

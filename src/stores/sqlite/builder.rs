@@ -199,12 +199,12 @@ impl SqliteStoreBuilder {
         SqliteStoreBuilder { migrate, ..self }
     }
 
-    /// Opens an existing store for reading, even if the file or its folder is not writable. Opening
-    /// creates, migrates and switches nothing.
+    /// Opens an existing store without creating, migrating or switching anything, also if the file
+    /// or its folder is not writable. This setting does not forbid changes: in a writable file
+    /// sessions can be changed.
     ///
     /// If the file is not writable, changes fail with [`ErrorKind::ReadOnly`]. So does opening if
-    /// the file has a write-ahead log that SQLite cannot read without writing. In a writable file
-    /// this setting prevents no change of a session.
+    /// the file has a write-ahead log that SQLite cannot read without writing.
     pub fn read_only(self) -> Self {
         SqliteStoreBuilder { migrate: false, journal: Journal::Keep, read_only: true, ..self }
     }

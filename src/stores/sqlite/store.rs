@@ -167,8 +167,8 @@ impl SqliteStore {
     /// use them inside Tokio's `block_in_place`. A connection belongs to one thread at a time, so
     /// keep some in a pool.
     ///
-    /// The connection waits some five seconds for a lock before it fails with `database is locked`;
-    /// [`Connection::busy_timeout`] sets another time. It enforces foreign keys, and syncs each
+    /// The connection waits some five seconds for a lock before it fails with `database is locked`,
+    /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It enforces foreign keys, and syncs each
     /// commit to the disk before it returns (with `fullfsync`, as macOS needs). Its
     /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. [`max_file_size`]
     /// does not bound it. With
