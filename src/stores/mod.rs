@@ -6,6 +6,7 @@
 //! | [`PostgresStore`](postgres::PostgresStore) | yes | nothing | several machines | yes | several machines |
 //! | [`MemcachedStore`](memcached::MemcachedStore) | yes | all sessions of that server, as a restart of memcached does | several machines | no | sessions that may be lost |
 //! | [`MemoryStore`](memory::MemoryStore) | no | all | not shared | yes | tests; sessions that may end with the process |
+//! | [`SqliteStore::in_memory`](sqlite::SqliteStore::in_memory) | no | all | not shared | yes | tests of code that needs SQLite |
 //!
 //! A [`CachedStore`](cached::CachedStore) puts a cache in front of a store that is slow to read.
 //! With it, an ended session can be [read for up to a minute](cached::CachedStore#consistency) in
