@@ -31,9 +31,9 @@ impl fmt::Display for Event<'_> {
             Event::FileLost { path } => write!(
                 f,
                 "{} was deleted, emptied or replaced while it was open: changes are not stored, \
-                 and pages that write fail with 503; do not stop the program yet, and keep -wal: \
-                 put the file back if it was moved, else copy it first: see \"A deleted database\" \
-                 in docs/rescue.md",
+                 and pages that change a session fail with 503; do not stop the program yet, and \
+                 keep -wal: put the file back if it was moved, else copy it first: see \"A deleted \
+                 database\" in docs/rescue.md",
                 path.display()
             ),
             Event::FileRecovered => {
