@@ -96,12 +96,15 @@ impl Session {
     ///
     /// # Concurrent requests
     /// A double click sends two sign-ins of one user with the same id, and the browser may keep
-    /// either response. The second sign-in joins the first if its request was opened at most ten
-    /// seconds after the first sign-in, and if both have the same level, the same choice of
-    /// [`set_persistent`](Self::set_persistent) and the same session of an identity provider, and
-    /// the second asks for no earlier end (ten seconds do not count). Then both responses have the
-    /// same id, and the second request's changes are merged into the session. A sign-in that does
-    /// not join gives the session another new id.
+    /// either response. The second sign-in joins the first if
+    ///
+    /// - its request was opened at most ten seconds after the first sign-in;
+    /// - both have the same level, the same choice of [`set_persistent`](Self::set_persistent) and
+    ///   the same session of an identity provider;
+    /// - it asks for no end that is more than ten seconds earlier.
+    ///
+    /// Then both responses have the same id, and the second request's changes are merged into the
+    /// session. A sign-in that does not join gives the session another new id.
     ///
     /// Requests that present no id, as on a first visit, cannot join: each begins a session of its
     /// own.

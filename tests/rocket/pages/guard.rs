@@ -9,23 +9,23 @@ use rocket::request::{FromRequest, Outcome};
 use rocket::response::Redirect;
 use rocket::{catch, get};
 
-struct User(UserKey);
+struct SessionUser(UserKey);
 
 #[rocket::async_trait]
-impl<'r> FromRequest<'r> for User {
+impl<'r> FromRequest<'r> for SessionUser {
     type Error = Error;
 
     async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
         let session = try_outcome!(request.guard::<&Session>().await);
         match try_outcome!(guard_outcome(request, session.user())) {
-            Some(user) => Outcome::Success(User(user)),
+            Some(user) => Outcome::Success(SessionUser(user)),
             None => Outcome::Forward(Status::Unauthorized),
         }
     }
 }
 
 #[get("/account")]
-fn account(user: User) -> String {
+fn account(user: SessionUser) -> String {
     format!("the account of {}", user.0)
 }
 
