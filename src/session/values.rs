@@ -113,10 +113,9 @@ impl Session {
     /// # Concurrent requests
     /// Another request can end the session, or replace its id, before this change is stored. Then
     /// the change can be discarded, or begin a new, anonymous session, although this call has
-    /// returned `Ok`. Call [`user`](Self::user) before `set`, and the change begins no new session:
-    /// if the session was there, the change is stored in it or discarded. [`commit`](Self::commit)
-    /// returns whether it was discarded. The guide has [the
-    /// cases](crate::guide::values#discarded-changes).
+    /// returned `Ok`. If [`user`](Self::user) has found the session before `set`, the change is
+    /// stored in this session or discarded, and begins no other. [`commit`](Self::commit) returns
+    /// whether it was discarded. The guide has [the cases](crate::guide::values#discarded-changes).
     ///
     /// # Errors
     /// After an error the previous value stays.
