@@ -122,9 +122,9 @@ impl Session {
     ///   for the user's session;
     /// - the rarer ones of [`commit`](Self::commit).
     ///
-    /// After an error the user is not
-    /// signed in, unless the error [has an unknown outcome](Error::has_unknown_outcome). A
-    /// [`destroy`](Self::destroy) earlier in this request may have been carried out.
+    /// After an error the user is not signed in, unless the error [has an unknown
+    /// outcome](Error::has_unknown_outcome). A [`destroy`](Self::destroy) earlier in this request
+    /// may have been carried out.
     pub fn sign_in(&self, user: UserKey) -> Result<SignIn> {
         self.sign_in_with(user, &Authentication::new())
     }

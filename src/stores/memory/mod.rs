@@ -34,9 +34,9 @@ pub use cache::MemoryCache;
 ///
 /// It holds a limited number of sessions, 100,000 by default. Anonymous sessions use at most nine
 /// tenths of this capacity. If they exceed this, or if the store is full, it evicts the anonymous
-/// sessions that were idle longest, up to a 64th of the capacity. A signed-in session is never evicted: when
-/// signed-in sessions fill the store, creating a session fails with [`ErrorKind::Full`] until a
-/// sweep has removed expired ones.
+/// sessions that were idle longest, up to a 64th of the capacity. A signed-in session is never
+/// evicted: when signed-in sessions fill the store, creating a session fails with
+/// [`ErrorKind::Full`] until a sweep has removed expired ones.
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,

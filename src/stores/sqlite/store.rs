@@ -168,10 +168,10 @@ impl SqliteStore {
     /// keep some in a pool.
     ///
     /// The connection waits some five seconds for a lock before it fails with `database is locked`,
-    /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It enforces foreign keys, and syncs each
-    /// commit to the disk before it returns (with `fullfsync`, as macOS needs). Its
-    /// [`transaction`](Connection::transaction) begins with `BEGIN IMMEDIATE`. [`max_file_size`]
-    /// does not bound it. With
+    /// whatever the store's busy timeout is; [`Connection::busy_timeout`] sets another time. It
+    /// enforces foreign keys, and syncs each commit to the disk before it returns (with
+    /// `fullfsync`, as macOS needs). Its [`transaction`](Connection::transaction) begins with
+    /// `BEGIN IMMEDIATE`. [`max_file_size`] does not bound it. With
     /// [`checkpoints(false)`](crate::stores::sqlite::SqliteStoreBuilder::checkpoints) it runs no
     /// checkpoints either.
     ///
