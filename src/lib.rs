@@ -149,6 +149,9 @@
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!
+//! The box decides whether the browser keeps the cookie. With the default lifetime both kinds of
+//! sessions end after a day without a visit: [set two lifetimes](guide::lifetime#remember-me).
+//!
 //! ## A page that needs a recent password
 //!
 //! ```

@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use argon2::Argon2;
 use cloakroom::clock::Clock;
 use cloakroom::stores::sqlite::rusqlite::{OptionalExtension, params};
 use cloakroom::web::rocket::Result;
-use cloakroom::{CookieConfig, Session, SessionManager, SignIn, SqliteStore};
+use cloakroom::{CookieConfig, Lifetime, Session, SessionManager, SignIn, SqliteStore};
 use rocket::data::{ByteUnit, Limits};
 use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
@@ -23,6 +24,7 @@ use super::database::Database;
 use super::pages;
 use super::throttle::{Throttle, WINDOW};
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const LONGEST_NOTE: usize = 10_000;
 const LONGEST_FORM: ByteUnit = ByteUnit::Kibibyte(64);
 
@@ -45,8 +47,11 @@ impl App {
         let db = Database::new(store.clone())?;
         let sessions = SessionManager::builder(store)
             .cookie(cookie)
-            // Without "remember me" the cookie ends with the browser.
+            // Without "remember me" the cookie ends with the browser, and the session after a day
+            // without a visit.
             .persistent(false)
+            .browser_session_lifetime(Lifetime::idle(DAY).with_absolute(7 * DAY))
+            .lifetime(Lifetime::idle(30 * DAY).with_absolute(90 * DAY))
             .behind_proxies(proxies)
             .record_address(true)
             .record_user_agent(true)

@@ -413,6 +413,22 @@ fn a_change_of_the_password_renews_the_id_and_ends_the_others() {
 }
 
 #[test]
+fn a_remembered_user_may_stay_away_for_days() {
+    let site = Site::new();
+    site.user("ada");
+    let mut visitors = [&[][..], &[("remember", "on")][..]].map(|remember| {
+        let mut ada = site.visitor();
+        let form = [&[("name", "ada"), ("password", PASSWORD)], remember].concat();
+        ada.fill("/sign-in", &form);
+        ada
+    });
+    site.clock.advance(Duration::from_secs(25 * 3600));
+    assert!(!is_signed_in(&mut visitors[0]));
+    site.clock.advance(Duration::from_secs(28 * 24 * 3600));
+    assert!(is_signed_in(&mut visitors[1]));
+}
+
+#[test]
 fn a_change_of_the_password_keeps_remember_me() {
     let site = Site::new();
     site.user("ada");
