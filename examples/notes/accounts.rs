@@ -157,27 +157,29 @@ fn hash(argon2: &Argon2<'_>, password: &str) -> Result<String> {
 
 /// Signs the user in. The sign-in stores the generation in the same step.
 pub fn sign_in(session: &Session, user: &User) -> cloakroom::Result<SignIn> {
+    let before: Option<i64> = session.get(GENERATION)?;
     session.set(GENERATION, user.generation)?;
     let outcome = session.sign_in(user.key()?)?;
     if !matches!(outcome, SignIn::Done) {
-        // The end of the request would store it in the session of another user.
-        session.remove(GENERATION)?;
+        // The end of the request would store it in the session from before, which may be another
+        // user's.
+        match before {
+            Some(generation) => session.set(GENERATION, generation)?,
+            None => session.remove(GENERATION)?,
+        }
     }
     Ok(outcome)
 }
 
-/// Returns the user of the session. Ends the session if its user was deleted, or if the password
-/// was changed after the sign-in, or while the sign-in was verifying the old one.
+/// Returns the user of the session; `None` also if the user was deleted, or if the password was
+/// changed after the sign-in, or while the sign-in was verifying the old one. Such a session is
+/// refused and not ended: a request that read it before the change of the password would end the
+/// session that has just got the new generation.
 pub fn signed_in(db: &Database, session: &Session) -> cloakroom::Result<Option<User>> {
     let Some(key) = session.user()? else { return Ok(None) };
     let generation = session.get::<i64>(GENERATION)?;
-    match by_column(db, "id", key.as_str())? {
-        Some(user) if Some(user.generation) == generation => Ok(Some(user)),
-        _ => {
-            session.destroy()?;
-            Ok(None)
-        }
-    }
+    let user = by_column(db, "id", key.as_str())?;
+    Ok(user.filter(|user| Some(user.generation) == generation))
 }
 
 fn by_column(db: &Database, column: &str, value: &str) -> cloakroom::Result<Option<User>> {

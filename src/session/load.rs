@@ -1,7 +1,7 @@
 //! Whether a request has found its session, and the load, which looks for it.
 //!
-//! Invariant: a load that has succeeded is not repeated. Afterwards only commits, and calls by
-//! which the request ends its session, change what the request has found.
+//! Invariant: a load that has succeeded is not repeated. Afterwards only commits, calls by which
+//! the request ends its session, and an `ignore` that cancels such a call change what it has found.
 
 use std::sync::Arc;
 

@@ -33,7 +33,8 @@ pub enum SignIn {
     /// [`max_sessions_per_user`](crate::manager::SessionManagerBuilder::max_sessions_per_user)
     /// allows. Only with `AtMaximum::Refuse`. The user is not signed in, and the session is the one
     /// from before. The changes of this request stay, and are stored in that session at the end, so
-    /// remove those that were for the new user. An earlier `destroy` has been carried out.
+    /// put back the values that were set for the new user. An earlier `destroy` has been carried
+    /// out.
     Refused,
 }
 

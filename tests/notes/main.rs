@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
+use cloakroom::adapter::Outcome;
 use cloakroom::clock::ManualClock;
 use cloakroom::cross_origin::REFUSED;
 use cloakroom::testing::{field_of_form, with_session};
@@ -467,6 +468,20 @@ fn a_sign_in_that_verified_the_old_password_is_refused_later() {
     });
     let mut thief = site.visitor().with_cookie(&cookie.unwrap());
     assert_eq!(thief.get("/api/notes").status, 401);
+    assert!(is_signed_in(&mut ada));
+}
+
+#[test]
+fn a_page_that_was_opened_before_the_change_ends_no_session() {
+    let site = Site::new();
+    let App { db, sessions, .. } = &*site.app;
+    let mut ada = site.user("ada");
+    let page = sessions.open(Some(&*ada.cookie().unwrap()));
+    assert!(page.user().unwrap().is_some());
+    change_password(&mut ada, PASSWORD, NEW_PASSWORD);
+    // The page has the generation of before, and an id that leads to the session.
+    assert!(accounts::signed_in(db, &page).unwrap().is_none());
+    sessions.close(&page, Outcome::Completed).unwrap();
     assert!(is_signed_in(&mut ada));
 }
 
