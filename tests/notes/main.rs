@@ -486,7 +486,7 @@ fn a_page_that_was_opened_before_the_change_ends_no_session() {
 }
 
 #[test]
-fn a_change_that_stops_after_the_own_table_refuses_every_session() {
+fn a_change_that_stops_after_the_own_table_refuses_all_sessions() {
     let site = Site::new();
     let App { db, accounts, .. } = &*site.app;
     let mut browsers = [site.user("ada"), site.signed_in("ada", PASSWORD)];
