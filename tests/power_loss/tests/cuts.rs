@@ -10,6 +10,7 @@ use std::path::Path;
 use cloakroom::backend::Store;
 use cloakroom::clock::Timestamp;
 use cloakroom::stores::admin::{Admin, ProgressFn};
+use cloakroom::stores::sqlite::rusqlite::Connection;
 use cloakroom::stores::sqlite::{CompactMode, SqliteFile};
 use cloakroom::stores::sqlite::{Durability, Journal};
 use cloakroom::{ErrorKind, SqliteStore};
@@ -119,6 +120,28 @@ fn operate(path: &Path, report: &dyn Fn(&str)) {
 #[test]
 fn an_operation_on_all_sessions_is_done_or_not() {
     check_runs(|_| RecordedRun::of(operate), Promise::Normal);
+}
+
+/// Changes that end with the same page at the same place of the log each time it is used again.
+fn repeat_last_page(path: &Path) {
+    let store = SqliteStore::open(path).unwrap();
+    create(&store, &setting("n", 1)).unwrap();
+    drop(store);
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch("CREATE TABLE last (n); INSERT INTO last VALUES (0)").unwrap();
+    for _ in 0..10 {
+        for n in [1, 2] {
+            let change = "UPDATE cloakroom_sessions SET seen = seen + 1; UPDATE last SET n = ";
+            connection.execute_batch(&format!("BEGIN; {change}{n}; COMMIT")).unwrap();
+        }
+        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    }
+}
+
+#[test]
+fn a_commit_whose_page_is_there_already_counts_from_its_header() {
+    let results = RecordedRun::of(|path, _| repeat_last_page(path)).cut_everywhere();
+    assert_eq!(results.wrong, Vec::<String>::new(), "{results}");
 }
 
 #[test]

@@ -209,17 +209,19 @@ impl RecordedRun {
     /// Reads the database after every event that can be a commit, as if nothing was ever lost.
     fn find_states(&mut self) {
         let mut disk = Disk::default();
-        let mut commit_follows = None;
+        let mut page_follows = None;
         for at in 0..self.events.len() {
             let look = match &self.events[at] {
                 // The header of a frame with which a transaction ends, and then its page. A
-                // checkpoint can write to the database between the two.
+                // checkpoint can write to the database between the two. The header alone is a
+                // commit when an earlier use of the log has left the same page at this place.
                 Event::Write { file, bytes, .. } => {
-                    let is_page = commit_follows.take_if(|log| log == file).is_some();
-                    if bytes.len() == 24 && bytes[4..8] != [0; 4] {
-                        commit_follows = Some(*file);
+                    let is_page = page_follows.take_if(|log| log == file).is_some();
+                    let is_header = bytes.len() == 24 && bytes[4..8] != [0; 4];
+                    if is_header {
+                        page_follows = Some(*file);
                     }
-                    is_page
+                    is_page || is_header
                 }
                 Event::Delete { .. } | Event::Truncate { .. } | Event::Mark(_) => true,
                 Event::Create { .. } | Event::Sync { .. } | Event::SyncFolder { .. } => false,
@@ -308,15 +310,7 @@ impl RecordedRun {
             })
             .collect();
         places.sort_unstable();
-        let mut results = CutResults {
-            acknowledged: self.acknowledged.len(),
-            states: self.states.len(),
-            ..CutResults::default()
-        };
-        let mut disk = Disk::default();
-        disk.ignores_syncs = ignores_syncs;
-        for place in places {
-            disk.play(&self.events, place);
+        let cuts = places.into_iter().map(|place| {
             let percent = [5, 30, 60, 95][dice.roll(4)];
             let loss = match dice.roll(8) {
                 0 => Loss::Nothing,
@@ -325,7 +319,33 @@ impl RecordedRun {
                 5 | 6 => Loss::Sectors(percent),
                 _ => Loss::Garbage(percent),
             };
-            let seed = dice.next();
+            (place, loss, dice.next())
+        });
+        self.check_cuts(promise, cuts, ignores_syncs)
+    }
+
+    /// Checks the database between every two operations, when nothing is lost.
+    pub fn cut_everywhere(&self) -> CutResults {
+        let cuts = (0..=self.events.len()).map(|place| (place, Loss::Nothing, 0));
+        self.check_cuts(Promise::Full, cuts, false)
+    }
+
+    /// Checks cuts in the order of their places, each with its loss and the seed of what is lost.
+    fn check_cuts(
+        &self,
+        promise: Promise,
+        cuts: impl Iterator<Item = (usize, Loss, u64)>,
+        ignores_syncs: bool,
+    ) -> CutResults {
+        let mut results = CutResults {
+            acknowledged: self.acknowledged.len(),
+            states: self.states.len(),
+            ..CutResults::default()
+        };
+        let mut disk = Disk::default();
+        disk.ignores_syncs = ignores_syncs;
+        for (place, loss, seed) in cuts {
+            disk.play(&self.events, place);
             let mut roll = Dice::new(seed);
             let image = Image::of(&disk.files(loss, &mut |sides| roll.roll(sides)));
             results.cuts += 1;
