@@ -12,6 +12,7 @@ mod http2;
 mod notes;
 mod several_machines;
 mod sign_in;
+mod sign_in_postgres;
 mod site;
 mod tokens;
 mod visits;

@@ -11,23 +11,7 @@ use crate::common::postgres::{Postgres, fresh_table, shared};
 /// A certificate for this name and its key, in PEM.
 fn certificate(name: &str) -> (String, String) {
     let made = generate_simple_self_signed([name.to_owned()]).unwrap();
-    (pem("CERTIFICATE", made.cert.der()), pem("PRIVATE KEY", &made.signing_key.serialize_der()))
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for (index, group) in der.chunks(3).enumerate() {
-        let number = (0..3).fold(0, |n, index| n << 8 | u32::from(*group.get(index).unwrap_or(&0)));
-        for index in 0..4 {
-            let letter = char::from(LETTERS[(number >> (18 - 6 * index) & 63) as usize]);
-            text.push(if index <= group.len() { letter } else { '=' });
-        }
-        if index % 16 == 15 {
-            text.push('\n');
-        }
-    }
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", text.trim_end())
+    (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
 /// A server that has a certificate for its address, and the certificate.
