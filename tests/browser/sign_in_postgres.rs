@@ -121,7 +121,7 @@ fn a_new_generation_refuses_the_sessions_of_before() {
 }
 
 #[test]
-fn an_outage_of_the_server_is_503_and_signs_nobody_out() {
+fn an_outage_of_the_server_is_503_and_ends_no_session() {
     let server = Postgres::start();
     let application = Application::start(&server);
     let mut ada = application.user("ada");
