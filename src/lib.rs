@@ -52,19 +52,7 @@
 //! by which you identify a user; use one that never changes, such as the primary key of the row. An
 //! adapter in [`web`] connects a server with the manager.
 //!
-//! # Usage
-//!
-//! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
-//! system ([tested on Linux only](guide::platforms)). The adapters in [`web`] open and close the
-//! session. The program above is on Rocket; [servers](guide::servers) has one on rouille, and says
-//! which server to choose. Version 0.1 is not yet on crates.io, so `Cargo.toml` names the path of a
-//! copy of the repository; the [features](#features) are listed below:
-//!
-//! ```toml
-//! [dependencies]
-//! cloakroom = { path = "../cloakroom", features = ["rocket"] }
-//! rocket = { version = "0.5", default-features = false }
-//! ```
+//! # Defaults
 //!
 //! The defaults are meant for production. A request that a page of another origin sends is answered
 //! with 403, before the handler runs, unless its method is `GET`, `HEAD` or `OPTIONS`: handlers of
@@ -72,6 +60,20 @@
 //! the latest 30 days after its last sign-in, or 7 days after it began if it has no user. With
 //! SQLite, a power cut loses no sign-in, sign-out or revocation; it can lose [other
 //! changes](guide::guarantees#syncs), as a rule those of the last minute.
+//!
+//! # Usage
+//!
+//! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
+//! system ([tested on Linux only](guide::platforms)). The program above is on Rocket;
+//! [servers](guide::servers) has one on rouille, and says which server to choose. Version 0.1 is
+//! not yet on crates.io, so `Cargo.toml` names the path of a copy of the repository; the
+//! [features](#features) are listed below:
+//!
+//! ```toml
+//! [dependencies]
+//! cloakroom = { path = "../cloakroom", features = ["rocket"] }
+//! rocket = { version = "0.5", default-features = false }
+//! ```
 //!
 //! # Errors
 //!

@@ -47,10 +47,15 @@
 //! The session's changes are stored before the response is sent, when the handler and the catcher,
 //! if one was called, have returned.
 //!
-//! If the status of the response is 5xx, or if the handler has returned an error of this crate or
-//! by [`Result`], whatever its catcher answers, changes of values are discarded. A sign-out, a
-//! `renew` and what was committed before stay. After a panic a `renew` is discarded too. The table
-//! is at [`Outcome`](crate::adapter::Outcome).
+//! A failed request discards its changes of values. A sign-out, a `renew` and what was committed
+//! before stay. A request has failed if
+//!
+//! - the status of the response is 5xx, or
+//! - the handler has returned an error of this crate, or any by [`Result`], whatever the catcher
+//!   answers, or
+//! - it has panicked; then a `renew` is discarded too.
+//!
+//! The table is at [`Outcome`](crate::adapter::Outcome).
 //!
 //! A handler can take a guard as an `Option` or a `Result`, and answer although the guard has
 //! failed. Such a request does not count as failed if its status is below 500 and the session was

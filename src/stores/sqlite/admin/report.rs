@@ -58,9 +58,10 @@ pub enum CompactMode {
     /// Releases free pages in batches, between which other connections can write. For files with
     /// `auto_vacuum = INCREMENTAL`.
     Incremental,
-    /// Rewrites the file (`VACUUM`). Other writers wait until it is done. It needs as much free
-    /// disk space as the file has, most of it for the write-ahead log. The row ids of other tables
-    /// without an `INTEGER PRIMARY KEY` may change.
+    /// Rewrites the file (`VACUUM`). Other writers wait until it is done. It needs free disk space
+    /// up to twice the size of the file: for a temporary copy, in the folder of `TMPDIR` or
+    /// `/var/tmp`, and for the write-ahead log. The row ids of other tables without an `INTEGER
+    /// PRIMARY KEY` may change.
     Full,
 }
 
