@@ -58,6 +58,7 @@ pages! {
     servers: "../docs/servers.md";
     signing_in: "../docs/signing-in.md";
     stores: "../docs/stores.md";
+    taking_over: "../docs/taking-over.md";
     terms: "../docs/terms.md";
     testing: "../docs/testing.md";
     values: "../docs/values.md";

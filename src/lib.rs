@@ -255,7 +255,8 @@
 //!   [devices](guide::devices), [own tables](guide::own_tables) in the same file,
 //!   [testing](guide::testing).
 //! - For some: other [servers](guide::servers) than Rocket, [moving](guide::moving) from another
-//!   library, [identity providers](guide::identity_providers), [cookies](guide::cookies),
+//!   library, [taking over](guide::taking_over) its users who are signed in,
+//!   [identity providers](guide::identity_providers), [cookies](guide::cookies),
 //!   [ids](guide::ids) and their renewal, [API clients](guide::api_clients),
 //!   [CORS](guide::forms#scripts-on-another-origin),
 //!   [WebSockets](guide::devices#websockets-and-streams).

@@ -1,4 +1,4 @@
-//! The move from rocket_flex_session of docs/moving.md.
+//! The move from rocket_flex_session of docs/taking-over.md.
 
 use cloakroom::SqliteStore;
 use serde::Deserialize;
@@ -67,8 +67,8 @@ mod checks {
     }
 
     #[test]
-    fn the_page_on_moving_shows_the_tested_owner() {
-        let page = include_str!("../../../docs/moving.md");
+    fn the_page_on_taking_over_shows_the_tested_owner() {
+        let page = include_str!("../../../docs/taking-over.md");
         assert_shown(include_str!("rocket_flex_session.rs"), page);
     }
 }

@@ -1,4 +1,4 @@
-//! The guard that takes users over of docs/moving.md.
+//! The guard that takes users over of docs/taking-over.md.
 
 use cloakroom::web::rocket::guard_outcome;
 use cloakroom::{Error, Session, SignIn, SqliteStore, UserKey};
@@ -112,7 +112,7 @@ mod checks {
     }
 
     #[test]
-    fn the_page_on_moving_shows_the_tested_take_over() {
-        assert_shown(include_str!("take_over.rs"), include_str!("../../../docs/moving.md"));
+    fn the_page_on_taking_over_shows_the_tested_take_over() {
+        assert_shown(include_str!("take_over.rs"), include_str!("../../../docs/taking-over.md"));
     }
 }
