@@ -110,7 +110,7 @@ const CREATE_TABLE: &str = "
     -- So that `Ada` and `ada` are one user.
     CREATE UNIQUE INDEX IF NOT EXISTS users_by_name ON users (lower(name))";
 
-/// Tests call it with a pool and a manager on a server of their own.
+/// Tests call it with a pool on an empty schema, and a manager on a `MemoryStore`.
 async fn app(users: Pool, sessions: SessionManager) -> Result<Rocket<Build>> {
     // Statements that are sent together are one transaction.
     users.get().await?.batch_execute(CREATE_TABLE).await?;
@@ -249,6 +249,8 @@ fn sign_in_account(
     account: Account,
 ) -> cloakroom::Result<std::result::Result<Redirect, Page>> {
     let before: Option<i64> = session.get("generation")?;
+    // Before `sign_in`, which stores it in the same step. A value that is set afterwards is lost if
+    // the request fails, and `user_of` would then refuse the session.
     session.set("generation", account.generation)?;
     Ok(match session.sign_in(UserKey::new(account.id.to_string())?)? {
         SignIn::Done => Ok(Redirect::to("/account")),
