@@ -335,6 +335,8 @@ mod guide;
 #[cfg(all(doc, not(doctest)))]
 pub mod guide;
 pub mod id;
+#[cfg(any(feature = "postgres", feature = "rocket"))]
+mod in_place;
 pub mod lifetime;
 pub mod list;
 pub mod manager;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers, from the lowest up. Modules of one layer do not import each other.
 const LAYERS: &[&[&str]] = &[
-    &["sync"],
+    &["in_place", "sync"],
     &["error"],
     &["clock", "process"],
     &["id", "lifetime"],

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio_postgres::Config;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::in_place::is_in_place;
 use crate::process::Process;
 use crate::stores::postgres::connection::{
     CallTime, FailedAttempt, PostgresConnection, SqlSettings, Trips,
@@ -82,18 +83,7 @@ impl ConnectionPool {
     ) -> Result<T> {
         self.process.check()?;
         let deadline = Instant::now() + self.settings.call_timeout * time.factor();
-        if Handle::try_current().is_err() {
-            return self.call_here(operation, time, deadline, &work);
-        }
-        // A thread of an asynchronous runtime cannot run another runtime. This thread waits
-        // meanwhile, as the caller of a blocking store expects.
-        thread::scope(|scope| {
-            let here = || self.call_here(operation, time, deadline, &work);
-            match thread::Builder::new().spawn_scoped(scope, here) {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                Err(source) => Err(Error::with_source(ErrorKind::Unavailable, operation, source)),
-            }
-        })
+        where_a_runtime_may_run(operation, || self.call_here(operation, time, deadline, &work))
     }
 
     /// Executes a call on this thread, and repeats an attempt that failed for a reason that has
@@ -133,5 +123,50 @@ impl ConnectionPool {
         let PoolSettings { config, tls, sql, connect_timeout, .. } = &self.settings;
         let deadline = deadline.min(Instant::now() + *connect_timeout);
         PostgresConnection::open(config, tls, sql, operation, deadline)
+    }
+}
+
+/// Makes a call on this thread. On a thread of another runtime that is not [in
+/// place](crate::in_place) it starts a thread for the call, and waits for it, as the caller of a
+/// blocking store expects.
+fn where_a_runtime_may_run<T: Send>(
+    operation: &'static str,
+    call: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    if Handle::try_current().is_err() || is_in_place() {
+        return call();
+    }
+    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, call) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        Err(source) => Err(Error::with_source(ErrorKind::Unavailable, operation, source)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::in_place;
+
+    /// Returns whether a call is made on this thread. The call runs a runtime.
+    fn is_made_here() -> bool {
+        let caller = thread::current().id();
+        let call = || {
+            Builder::new_current_thread().build().unwrap().block_on(async {});
+            Ok(thread::current().id() == caller)
+        };
+        where_a_runtime_may_run("try it", call).unwrap()
+    }
+
+    #[test]
+    fn a_call_in_an_asynchronous_task_has_a_thread_of_its_own() {
+        assert!(is_made_here());
+        let runtime = Builder::new_current_thread().build().unwrap();
+        assert!(!runtime.block_on(async { is_made_here() }));
+        // As within `block_in_place`, where the thread does not run the runtime.
+        let _entered = runtime.enter();
+        assert!(!is_made_here());
+        assert!(in_place::mark(is_made_here));
     }
 }

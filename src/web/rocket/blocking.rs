@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use rocket::tokio::runtime::{Handle, RuntimeFlavor};
 use rocket::tokio::task::block_in_place;
 
+use crate::in_place;
+
 thread_local! {
     /// Whether this thread enters `block_in_place`, which panics if the thread must not block.
     static IS_ENTERING: Cell<bool> = const { Cell::new(false) };
@@ -33,12 +35,49 @@ pub(super) fn try_in_place(call: &mut dyn FnMut()) -> bool {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         block_in_place(|| {
             IS_ENTERING.set(false);
-            call();
+            in_place::mark(call);
         });
     }));
     let has_entered = !IS_ENTERING.replace(false);
     match outcome {
         Err(panic) if has_entered => resume_unwind(panic),
         _ => has_entered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rocket::tokio::runtime::{Builder, Runtime};
+    use rocket::tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Returns whether the call may run a runtime, and tries it if so.
+    fn may_run_a_runtime() -> bool {
+        let mut is_in_place = false;
+        run_in_place(&mut || {
+            is_in_place = in_place::is_in_place();
+            if is_in_place {
+                Builder::new_current_thread().build().unwrap().block_on(async {});
+            }
+        });
+        is_in_place
+    }
+
+    #[test]
+    fn calls_of_a_multi_threaded_runtime_may_run_another_one() {
+        let runtime = Runtime::new().unwrap();
+        assert!(runtime.block_on(async { may_run_a_runtime() }));
+        let task = runtime.spawn(async { (may_run_a_runtime(), in_place::is_in_place()) });
+        assert_eq!(runtime.block_on(task).unwrap(), (true, false));
+    }
+
+    #[test]
+    fn calls_that_must_not_block_may_run_none() {
+        assert!(!may_run_a_runtime());
+        let single = Builder::new_current_thread().build().unwrap();
+        assert!(!single.block_on(async { may_run_a_runtime() }));
+        let runtime = Runtime::new().unwrap();
+        assert!(!LocalSet::new().block_on(&runtime, async { may_run_a_runtime() }));
     }
 }
