@@ -4,11 +4,6 @@
 //! has no function that says which of the two holds. So the adapter for Rocket marks its sections,
 //! for the PostgreSQL store.
 
-#![cfg_attr(
-    not(all(feature = "postgres", feature = "rocket")),
-    allow(dead_code, reason = "one feature marks, and the other one asks")
-)]
-
 use std::cell::Cell;
 
 thread_local! {

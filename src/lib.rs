@@ -75,6 +75,9 @@
 //! rocket = { version = "0.5", default-features = false }
 //! ```
 //!
+//! With PostgreSQL take `default-features = false` and the features `rocket` and `postgres-rustls`,
+//! and open a [`PostgresStore`].
+//!
 //! # Errors
 //!
 //! The calls return a [`Result`], and a handler can pass every error on with `?`. The client then
@@ -87,7 +90,8 @@
 //! # Cookbook
 //!
 //! The calls of common pages. The guide has [a whole program with users and
-//! passwords](guide::signing_in#a-sign-in-on-rocket).
+//! passwords](guide::signing_in#a-sign-in-on-rocket), whose guard keeps visitors out of a page for
+//! users.
 //!
 //! ## Values
 //!
@@ -336,6 +340,7 @@ mod guide;
 pub mod guide;
 pub mod id;
 #[cfg(any(feature = "postgres", feature = "rocket"))]
+#[allow(dead_code, reason = "one feature marks, and the other one asks")]
 mod in_place;
 pub mod lifetime;
 pub mod list;

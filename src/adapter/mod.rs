@@ -1,7 +1,7 @@
 //! The interface for authors of adapters for web frameworks.
 //!
-//! Applications need only [`HandlerError`] from here. [`web`](crate::web) has a table of the
-//! existing adapters.
+//! Applications need only [`HandlerError`] from here, and their tests at most [`Outcome`] and
+//! [`RequestHead`]. [`web`](crate::web) has a table of the existing adapters.
 //!
 //! An adapter has three parts:
 //!

@@ -1,4 +1,5 @@
-//! The interface for authors of stores and caches. It may change in a minor version.
+//! The interface for authors of stores and caches. It may change in each 0.x version, and after 1.0
+//! in a minor one.
 //!
 //! An author implements these traits:
 //!

@@ -3,7 +3,7 @@
 //! | store | survives a restart of the program | a power cut loses | shared by | lists by user | for |
 //! |---|---|---|---|---|---|
 //! | [`SqliteStore`](sqlite::SqliteStore) | yes | [the newest values and anonymous sessions](crate::guide::guarantees#syncs); with [`Durability::Full`](sqlite::Durability::Full) nothing | processes of one machine | yes | most applications |
-//! | [`PostgresStore`](postgres::PostgresStore) | yes | nothing | several machines | yes | several machines |
+//! | [`PostgresStore`](postgres::PostgresStore) | yes | nothing; [a failover](crate::guide::scaling#what-a-failover-may-lose) may | several machines | yes | several machines; an application that has a PostgreSQL |
 //! | [`MemcachedStore`](memcached::MemcachedStore) | yes | all sessions of that server, as a restart of memcached does | several machines | no | sessions that may be lost |
 //! | [`MemoryStore`](memory::MemoryStore) | no | all | not shared | yes | tests; sessions that may end with the process |
 //! | [`SqliteStore::in_memory`](sqlite::SqliteStore::in_memory) | no | all | not shared | yes | tests of code that needs SQLite |

@@ -113,6 +113,10 @@ impl SqliteStore {
     /// In a service pass an absolute path. A relative one depends on the working directory: after a
     /// deployment into another folder it opens a new, empty database, and all users are signed out.
     ///
+    /// The file must be on a disk of this machine, and every process must open it by the same name:
+    /// otherwise [changes can be lost, or the database be
+    /// damaged](crate::guide::stores#rules-for-the-file).
+    ///
     /// Switches the file to a write-ahead log, also a file that exists already. From then on a copy
     /// of the file alone is no backup. [`journal`](SqliteStoreBuilder::journal) can keep its mode.
     ///
