@@ -10,6 +10,8 @@ mod provider;
 mod provider_form;
 mod rocket_flex_session;
 mod script_token;
+#[allow(dead_code, reason = "nothing calls its `main`")]
+mod sign_in;
 mod take_over;
 
 use rocket::http::{Cookie, CookieJar};
