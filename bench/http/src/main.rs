@@ -1,15 +1,19 @@
 //! Requests per second on rouille and Rocket: without a session, with one that is read, with one that
-//! is written, and without the record cache. The load comes from wrk, in another process. Variants
-//! take turns in slices of a second; each pair gives one ratio, and the median of the ratios is
-//! printed.
+//! is written, without the record cache, and on Rocket with PostgreSQL, which waits for its disk. The
+//! load comes from wrk, in another process. Variants take turns in slices of a second; each pair
+//! gives one ratio, and the median of the ratios is printed.
 //!
 //! `cargo run --release --manifest-path bench/http/Cargo.toml [-- [--rounds N] [--only NAME]
-//! [--json FILE]]`, where NAME is the beginning of the ratios' names; wrk must be installed.
+//! [--json FILE]]`, where NAME is the beginning of the ratios' names. wrk and the programs of a
+//! PostgreSQL server must be installed.
 
 #[expect(dead_code, reason = "it can do more than is needed here")]
 #[path = "../../src/report.rs"]
 mod report;
 mod servers;
+#[allow(dead_code, reason = "the example starts memcached too")]
+#[path = "../../../examples/several_machines/services.rs"]
+mod services;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,8 +21,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use cloakroom::adapter::Outcome;
-use cloakroom::{SessionManager, SqliteStore};
+use cloakroom::{PostgresStore, SessionManager, SqliteStore};
 use report::{Goal, Report};
+use services::Postgres;
 
 const SESSIONS: usize = 20_000;
 const CONNECTIONS: usize = 32;
@@ -30,7 +35,7 @@ fn main() -> ExitCode {
     let path = folder.path().join("bench.db");
     let store = SqliteStore::open(&path).expect("a database");
     let sessions = SessionManager::new(store).expect("a manager");
-    let script = script(folder.path(), &sessions);
+    let script = script(&folder.path().join("sqlite.lua"), &sessions);
     let mut bench = Bench { script, rounds, only: option("--only"), report: Report::new(None) };
 
     let store = SqliteStore::builder(&path).cache_bytes(0).open().expect("a database");
@@ -55,6 +60,18 @@ fn main() -> ExitCode {
     bench.ratio("rocket_uncached", cached(rocket, "/read"), (rocket_uncached, "/read"), 0.4);
     let slow = (rocket_uncached, "/slow-read");
     bench.ratio("rocket_1ms_uncached", cached(rocket, "/slow-read"), slow, 0.8);
+
+    let server = Postgres::start(&["shared_buffers=1GB"]).expect("PostgreSQL is installed");
+    let store = PostgresStore::open(&server.url()).expect("a database");
+    let sessions = SessionManager::new(store).expect("a manager");
+    bench.script = self::script(&folder.path().join("postgres.lua"), &sessions);
+    let rocket = servers::rocket(sessions, false);
+    let slow = without(rocket, "/slow");
+    bench.ratio("rocket_postgres_1ms_read", slow, (rocket, "/slow-read"), 0.75);
+    bench.ratio("rocket_postgres_1ms_write", slow, (rocket, "/slow-write"), 0.25);
+    let none = without(rocket, "/none");
+    bench.ratio("rocket_postgres_read", none, (rocket, "/read"), 0.2);
+    bench.ratio("rocket_postgres_write", none, (rocket, "/write"), 0.05);
     if let Some(path) = option("--json")
         && let Err(error) = bench.report.write(Path::new(&path))
     {
@@ -65,7 +82,7 @@ fn main() -> ExitCode {
 }
 
 /// Makes the sessions, and the script with which wrk sends a random one in each request.
-fn script(folder: &Path, sessions: &SessionManager) -> PathBuf {
+fn script(path: &Path, sessions: &SessionManager) -> PathBuf {
     let mut cookies = String::from("local cookies = {\n");
     for n in 0..SESSIONS {
         let session = sessions.open(None);
@@ -81,9 +98,8 @@ request = function()
   return wrk.format(nil, nil, { Cookie = cookies[math.random(#cookies)] })
 end\n",
     );
-    let path = folder.join("random_session.lua");
-    fs::write(&path, cookies).expect("a script");
-    path
+    fs::write(path, cookies).expect("a script");
+    path.to_owned()
 }
 
 /// A server and the path of a request to it.

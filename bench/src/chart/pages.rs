@@ -63,6 +63,10 @@ const HTTP: &[(&str, &str)] = &[
     ("rocket_read_crossing", "Rocket, session read"),
     ("rocket_write_inline", "Rocket with `inline`, session changed"),
     ("rocket_write_crossing", "Rocket, session changed"),
+    ("rocket_postgres_1ms_read", "Rocket with PostgreSQL, handler of 1 ms, session read"),
+    ("rocket_postgres_1ms_write", "Rocket with PostgreSQL, handler of 1 ms, session changed"),
+    ("rocket_postgres_read", "Rocket with PostgreSQL, session read"),
+    ("rocket_postgres_write", "Rocket with PostgreSQL, session changed"),
 ];
 const MEMCACHED: &[(&str, &str)] = &[
     ("memcached_load_1t", "a load; `get`"),

@@ -56,6 +56,8 @@ pub fn draw(runs: &Runs, docs: &Path) -> Vec<Wanted> {
         ("Rocket, hello world, read inline", "rocket_read_inline"),
         ("Rocket, hello world, read", "rocket_read_crossing"),
         ("Rocket, hello world, written", "rocket_write_crossing"),
+        ("Rocket and PostgreSQL, 1 ms, read", "rocket_postgres_1ms_read"),
+        ("Rocket and PostgreSQL, 1 ms, written", "rocket_postgres_1ms_write"),
     ];
     let http: Vec<(&str, f64, String)> =
         http.into_iter().map(|(what, name)| (what, runs.http.value(name), String::new())).collect();
