@@ -233,8 +233,8 @@ pub trait SessionIndex: Debug + Send + Sync {
     -> Result<RemovalReport>;
 }
 
-/// A random number that a store draws when its tables are made, and again when they are restored
-/// from a copy.
+/// A number that tells a store from every other, also from a copy of its tables that was restored
+/// elsewhere. A copy of the files, by `cp` or of the folder of a PostgreSQL server, has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreIdentity(pub(crate) [u8; 16]);
 

@@ -147,6 +147,22 @@ impl Postgres {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// All its tables and their content, as SQL.
+    pub fn dump(&self) -> String {
+        let mut dump = Command::new(debian_programs().join("pg_dump"));
+        dump.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "postgres"]);
+        let output = dump.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Puts a dump into this server.
+    pub fn load(&self, dump: &str) {
+        let file = self.folder.path("dump.sql");
+        fs::write(&file, dump).unwrap();
+        run(self.psql().arg("-f").arg(&file).stdout(Stdio::null()));
+    }
+
     /// The client that executes SQL as the superuser.
     pub fn psql(&self) -> Command {
         let mut psql = Command::new(debian_programs().join("psql"));

@@ -98,12 +98,15 @@ impl PostgresInner {
         })
     }
 
-    async fn meta(&self, trips: &mut Trips<'_>, name: &str) -> Result<String, CallFailure> {
-        let rows = trips.query(Query::new(&self.sql.meta, [name.into()])).await?;
-        match rows.first() {
-            Some(row) => Ok(get(row, "value")?),
-            None => Err(Error::new(ErrorKind::NotSetUp, "read the store's properties").into()),
-        }
+    /// Reads one of the store's properties.
+    fn property(&self, operation: &'static str, sql: &str) -> Result<String> {
+        self.pool.call(operation, async |trips| {
+            let rows = trips.query(Query::new(sql, [])).await?;
+            match rows.first() {
+                Some(row) => Ok(get(row, "value")?),
+                None => Err(Error::new(ErrorKind::NotSetUp, operation).into()),
+            }
+        })
     }
 }
 
@@ -147,14 +150,19 @@ impl SessionIndex for PostgresInner {
     }
 
     fn epoch(&self) -> Result<u64> {
-        let epoch =
-            self.pool.call("read the epoch", async |trips| self.meta(trips, "epoch").await)?;
+        let epoch = self.property("read the epoch", &self.sql.epoch)?;
         Ok(epoch.parse().unwrap_or(0))
     }
 
     fn identity(&self) -> Result<StoreIdentity> {
-        let operation = "read the identity of the store";
-        sql::identity(&self.pool.call(operation, async |trips| self.meta(trips, "identity").await)?)
+        let read = |sql| self.property("read the identity of the store", sql);
+        let hex = match read(&self.sql.identity) {
+            Err(error) if error.kind() == ErrorKind::ReadOnly => {
+                read(&self.sql.identity_without_server)?
+            }
+            result => result?,
+        };
+        sql::identity(&hex)
     }
 
     fn idle_anonymous(

@@ -224,7 +224,20 @@ statements! {
          RETURNING deadline) SELECT count(*) AS live FROM removed WHERE deadline > $1";
     raise_epoch:
         "UPDATE {meta} SET value = (value::bigint + 1)::text WHERE name = 'epoch'";
-    meta: "SELECT value FROM {meta} WHERE name = $1";
+    epoch: "SELECT value FROM {meta} WHERE name = 'epoch'";
+    // A dump has the value, so the rest tells a copy from its original: no server has the number of
+    // another, no database of a server that of another, and no table of a database.
+    identity:
+        "SELECT left(encode(sha256(convert_to(concat_ws(' ', value, tableoid,
+            (SELECT oid FROM pg_database WHERE datname = current_database()),
+            (SELECT system_identifier FROM pg_control_system())), 'UTF8')), 'hex'), 32) AS value
+         FROM {meta} WHERE name = 'identity'";
+    // For a user that may not read the number of the server.
+    identity_without_server:
+        "SELECT left(encode(sha256(convert_to(concat_ws(' ', value, tableoid,
+            (SELECT oid FROM pg_database WHERE datname = current_database())), 'UTF8')), 'hex'), 32)
+            AS value
+         FROM {meta} WHERE name = 'identity'";
     stats:
         "SELECT count(*) FILTER (WHERE deadline > $1) AS live, \
          count(*) FILTER (WHERE deadline <= $1) AS expired, \

@@ -42,7 +42,9 @@ fn a_promoted_synchronous_replica_has_all_that_was_answered() {
     let error = merge(&read_only, &id_hash, &setting("n", 0)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
 
+    let before = read_only.index().unwrap().identity().unwrap();
     replica.promote();
+    assert_eq!(store.index().unwrap().identity().unwrap(), before);
     let stored = number(&store, &id_hash);
     // The last one may have been stored and not acknowledged.
     assert!([acknowledged, acknowledged + 1].contains(&stored), "{stored} of {acknowledged}");

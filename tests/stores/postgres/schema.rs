@@ -1,8 +1,9 @@
 //! The tables: created, migrated, and refused unchanged.
 
+use std::collections::HashSet;
 use std::sync::Barrier;
 
-use cloakroom::backend::{Delta, Store};
+use cloakroom::backend::{Delta, Store, StoreIdentity};
 use cloakroom::event::EventKind;
 use cloakroom::{ErrorKind, PostgresStore};
 
@@ -16,12 +17,46 @@ fn opening_again_changes_nothing() {
     let (events, raised) = events();
     let store = shared().builder_in(&table).events(events.clone()).open().unwrap();
     let id_hash = create(&store, &setting("n", 1)).unwrap();
-    let identity = store.index().unwrap().identity().unwrap();
     let again = shared().builder_in(&table).migrate(false).events(events).open().unwrap();
     assert_eq!(number(&again, &id_hash), 1);
-    assert_eq!(again.index().unwrap().identity().unwrap(), identity);
+    assert_eq!(identity(&again), identity(&store));
     let raised: Vec<_> = raised.try_iter().collect();
     assert_eq!(raised, [EventKind::Migrated, EventKind::StoreOpened, EventKind::StoreOpened]);
+}
+
+fn identity(store: &PostgresStore) -> StoreIdentity {
+    store.index().unwrap().identity().unwrap()
+}
+
+#[test]
+fn tables_from_a_dump_have_an_identity_of_their_own() {
+    let [original, copy, other_copy] = [(); 3].map(|()| Postgres::start());
+    let table = fresh_table();
+    let store = original.builder_in(&table).open().unwrap();
+    let id_hash = create(&store, &setting("n", 1)).unwrap();
+    let dump = original.dump();
+    let mut identities = vec![identity(&store)];
+    // In the same way on two new servers, where the numbers of the tables can be the same.
+    for server in [&copy, &other_copy] {
+        server.load(&dump);
+        let store = server.builder_in(&table).migrate(false).open().unwrap();
+        assert_eq!(number(&store, &id_hash), 1);
+        identities.push(identity(&store));
+    }
+    // In place of the original.
+    original.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    original.load(&dump);
+    identities.push(identity(&store));
+    let different: HashSet<_> = identities.iter().map(|it| it.cache_key(&id_hash)).collect();
+    assert_eq!(different.len(), identities.len(), "{identities:?}");
+
+    // A user that may not read the number of the server.
+    copy.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    copy.sql("CREATE ROLE app LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO app");
+    let builder = PostgresStore::builder(&copy.url_of("app")).table(&table).migrate(false);
+    let store = builder.open().unwrap();
+    assert_eq!(identity(&store), identity(&store));
+    assert_ne!(identity(&store), identities[0]);
 }
 
 #[test]
