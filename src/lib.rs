@@ -28,9 +28,8 @@
 //!
 //! Two requests of one browser often overlap. Each stores only its changes, which the store merges
 //! with those of the other. If one of them ends the session, the session stays ended, whatever the
-//! other one stores. The [exceptions](guide::guarantees#when-an-ended-session-can-return) are
-//! copies of the database that are put back, and some failures of databases, caches, disks and
-//! clocks.
+//! other one stores. There are [exceptions](guide::guarantees#when-an-ended-session-can-return),
+//! such as a copy of the database that is put back.
 //!
 //! Version 0.1 is new: no use in production is known.
 //!

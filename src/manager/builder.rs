@@ -230,12 +230,9 @@ impl SessionManagerBuilder {
     /// ```
     /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
     /// # use std::time::Duration;
-    /// let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+    /// let day = Duration::from_secs(24 * 3600);
     /// let sessions = SessionManager::builder(MemoryStore::new())
-    ///     .persistent(false) // the browser deletes the cookie, unless a handler says otherwise
-    ///     .browser_session_lifetime(Lifetime::idle(hour).with_absolute(12 * hour))
-    ///     .lifetime(Lifetime::idle(14 * day).with_absolute(60 * day)) // with "remember me"
-    ///     .anonymous_lifetime(Lifetime::idle(2 * day).with_absolute(14 * day))
+    ///     .lifetime(Lifetime::idle(14 * day).with_absolute(60 * day))
     ///     .build()?;
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
@@ -252,6 +249,18 @@ impl SessionManagerBuilder {
 
     /// Sets the lifetime of sessions with a user whose cookie is not
     /// [persistent](Self::persistent). Defaults to [`lifetime`](Self::lifetime).
+    ///
+    /// ```
+    /// # use cloakroom::{Lifetime, MemoryStore, SessionManager};
+    /// # use std::time::Duration;
+    /// let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+    /// let sessions = SessionManager::builder(MemoryStore::new())
+    ///     .persistent(false) // the browser deletes the cookie, unless a handler says otherwise
+    ///     .browser_session_lifetime(Lifetime::idle(hour).with_absolute(12 * hour))
+    ///     .lifetime(Lifetime::idle(14 * day).with_absolute(60 * day)) // with "remember me"
+    ///     .build()?;
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     pub fn browser_session_lifetime(self, lifetime: Lifetime) -> Self {
         self.with(|settings| settings.browser_session_lifetime = Some(lifetime))
     }
@@ -401,9 +410,9 @@ impl SessionManagerBuilder {
         self.with(|settings| settings.keep_on_server_error = keep)
     }
 
-    /// Sets the maximum number of sessions per user, and what a sign-in does beyond it. Defaults to
-    /// no maximum. Building the manager fails with [`ErrorKind::Unsupported`] if the store cannot
-    /// list sessions, such as memcached.
+    /// Sets the maximum number of live sessions per user in this manager's realm, and what a
+    /// sign-in does beyond it. Defaults to no maximum. Building the manager fails with
+    /// [`ErrorKind::Unsupported`] if the store cannot list sessions, such as memcached.
     ///
     /// ```
     /// use cloakroom::lifetime::AtMaximum;

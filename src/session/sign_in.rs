@@ -31,10 +31,12 @@ pub enum SignIn {
     Done,
     /// The user has as many sessions as
     /// [`max_sessions_per_user`](crate::manager::SessionManagerBuilder::max_sessions_per_user)
-    /// allows. Only with `AtMaximum::Refuse`. The user is not signed in, and the session is the one
-    /// from before. The changes of this request stay, and are stored in that session at the end, so
-    /// put back the values that were set for the new user. An earlier `destroy` has been carried
-    /// out.
+    /// allows. Only with [`AtMaximum::Refuse`](crate::lifetime::AtMaximum::Refuse).
+    ///
+    /// The session from before goes on, which may be another user's. What this request has set is
+    /// stored in it at the end. If you have set a value for the new user before the call, set the
+    /// old value again, as [this program](crate::guide::signing_in#a-sign-in-on-rocket) does. An
+    /// earlier `destroy` has been carried out.
     Refused,
 }
 
@@ -102,8 +104,8 @@ impl Session {
     /// either response. The second sign-in joins the first if
     ///
     /// - its request was opened at most ten seconds after the first sign-in;
-    /// - both have the same level, the same choice of [`set_persistent`](Self::set_persistent) and
-    ///   the same session of an identity provider;
+    /// - both have the same level and the same choice of [`set_persistent`](Self::set_persistent);
+    /// - it names the same session of an identity provider, or none;
     /// - it asks for no end that is more than ten seconds earlier.
     ///
     /// Then both responses have the same id, and the second request's changes are merged into the

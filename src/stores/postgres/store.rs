@@ -55,8 +55,9 @@ const TOLERATED_SKEW: i64 = 5000;
 ///   the machines' clocks must be synchronized; see
 ///   [`Event::ClockSkewed`](crate::event::Event::ClockSkewed).
 /// - **Async servers.** On a thread of a Tokio runtime a call starts a thread, and waits for it, so
-///   it also blocks the runtime's thread. The adapter for Rocket makes calls of a session in
-///   `block_in_place`, where no thread is started. `open` may be called in an async function too.
+///   it also blocks the runtime's thread. The adapter for Rocket makes the calls of a session and
+///   of its guard `&SessionManager` in `block_in_place`, where no thread is started. `open` may be
+///   called in an async function too.
 /// - **Forks.** A store belongs to the process that opened it. In a process forked from that, every
 ///   call fails with [`Unavailable`](crate::ErrorKind::Unavailable). Fork before opening a store.
 ///
