@@ -278,6 +278,64 @@ mod tests {
 }
 
 mod checks {
+    use cloakroom::testing::{Call, PausingStore};
+    use rocket::http::ContentType;
+    use rocket::local::blocking::Client;
+
+    use super::*;
+    use crate::pages::assert_excerpts_shown;
+
+    // On the page:
+    /// The user, or none if a visitor requests the page.
+    struct MaybeUser(Option<User>);
+
+    #[rocket::async_trait]
+    impl<'r> FromRequest<'r> for MaybeUser {
+        type Error = Error;
+
+        async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
+            match request.guard::<User>().await {
+                Outcome::Success(user) => Outcome::Success(MaybeUser(Some(user))),
+                Outcome::Forward(_) => Outcome::Success(MaybeUser(None)),
+                Outcome::Error(error) => Outcome::Error(error),
+            }
+        }
+    }
+
+    #[get("/")]
+    fn home(user: MaybeUser) -> String {
+        user.0.map_or("Hello, stranger".to_owned(), |user| format!("Hello, {}", user.name))
+    }
+    // Not on the page.
+
+    #[test]
+    fn a_page_for_visitors_and_users_fails_with_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+        let pausing = PausingStore::new(store.clone());
+        let sessions = SessionManager::new(pausing.clone()).unwrap();
+        let rocket = app(store, sessions).unwrap().mount("/", routes![home]);
+        let client = Client::tracked(rocket).unwrap();
+        let page = || {
+            let response = client.get("/").dispatch();
+            (response.status(), response.into_string().unwrap())
+        };
+        assert_eq!(page(), (Status::Ok, "Hello, stranger".to_owned()));
+        let ada = "user=ada&password=correct horse battery";
+        let signed_up = client.post("/sign-up").header(ContentType::Form).body(ada).dispatch();
+        assert_eq!(signed_up.status(), Status::SeeOther);
+        assert_eq!(page(), (Status::Ok, "Hello, ada".to_owned()));
+        pausing.fail(Call::Load, ErrorKind::Busy);
+        assert_eq!(page().0, Status::ServiceUnavailable);
+        assert_eq!(page(), (Status::Ok, "Hello, ada".to_owned()));
+    }
+
+    #[test]
+    fn the_page_on_signing_in_shows_the_tested_guard() {
+        let page = include_str!("../../../docs/signing-in.md");
+        assert_excerpts_shown(include_str!("sign_in.rs"), page);
+    }
+
     #[test]
     fn the_program_and_its_test_are_on_their_pages() {
         let (_, code) = include_str!("sign_in.rs").split_once("\n\n").unwrap();
