@@ -1,5 +1,5 @@
 //! A sign-in on Rocket, with a table of users and the sessions in PostgreSQL. It is the program of
-//! `docs/signing-in.md` for another database, and `docs/own-tables.md` says how they differ. In a
+//! `docs/signing-in.md` for another database, and `docs/postgresql.md` says how they differ. In a
 //! checkout, this starts it:
 //!
 //! ```sh

@@ -51,6 +51,7 @@ pages! {
     own_tables: "../docs/own-tables.md";
     performance: "../docs/performance.md";
     platforms: "../docs/platforms.md";
+    postgresql: "../docs/postgresql.md";
     reliability: "../RELIABILITY.md";
     rescue: "../docs/rescue.md";
     scaling: "../docs/scaling.md";

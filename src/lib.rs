@@ -253,10 +253,10 @@
 //! started](guide::getting_started) and [values](guide::values).
 //!
 //! - For most applications: [signing in](guide::signing_in), [stores](guide::stores),
+//!   [own tables](guide::own_tables) in the same SQLite file, or [PostgreSQL](guide::postgresql),
 //!   [lifetime](guide::lifetime) of sessions, [forms](guide::forms) and requests from other
 //!   origins, [errors](guide::errors), [configuration](guide::configuration), lists of a user's
-//!   [devices](guide::devices), [own tables](guide::own_tables) in the same file,
-//!   [testing](guide::testing).
+//!   [devices](guide::devices), [testing](guide::testing).
 //! - For some: other [servers](guide::servers) than Rocket, [moving](guide::moving) from another
 //!   library, [taking over](guide::taking_over) its users who are signed in,
 //!   [identity providers](guide::identity_providers), [cookies](guide::cookies),
@@ -285,7 +285,7 @@
 //! | `tiny_http` | no | [`web::tiny_http`] |
 //! | `http` | no | [`web::http_types`], for servers on the types of the crate `http`, such as Astra |
 //! | `postgres` | no | [`stores::postgres`] |
-//! | `postgres-rustls` | no | encrypted connections to PostgreSQL |
+//! | `postgres-rustls` | no | encrypted connections to PostgreSQL; includes `postgres` |
 //! | `memcached` | no | [`stores::memcached`]; adds no dependency |
 //! | `cookie-keys` | no | signed and encrypted cookies: [`cookie::CookieKeys`] |
 //! | `testing` | no | [`testing`], for the tests of an application |
