@@ -16,7 +16,9 @@ use std::{env, fs};
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use cloakroom::web::rocket::{Result, guard_outcome};
-use cloakroom::{Error, ErrorKind, PostgresStore, Session, SessionManager, SignIn, UserKey};
+use cloakroom::{
+    Authentication, Error, ErrorKind, PostgresStore, Session, SessionManager, SignIn, UserKey,
+};
 use deadpool_postgres::tokio_postgres::config::SslMode;
 use deadpool_postgres::tokio_postgres::types::ToSql;
 use deadpool_postgres::tokio_postgres::{Config, NoTls, Row};
@@ -114,7 +116,16 @@ const CREATE_TABLE: &str = "
 async fn app(users: Pool, sessions: SessionManager) -> Result<Rocket<Build>> {
     // Statements that are sent together are one transaction.
     users.get().await?.batch_execute(CREATE_TABLE).await?;
-    let routes = routes![account, sign_in_form, sign_in, sign_up_form, sign_up, sign_out];
+    let routes = routes![
+        account,
+        new_password,
+        new_password_form,
+        sign_in,
+        sign_in_form,
+        sign_out,
+        sign_up,
+        sign_up_form,
+    ];
     let rocket = rocket::build().attach(sessions).manage(users);
     Ok(rocket.mount("/", routes).register("/", catchers![sign_in_first]))
 }
@@ -160,6 +171,7 @@ fn account(user: User) -> RawHtml<String> {
     // The name needs no escape: `sign_up` admits only plain characters.
     RawHtml(format!(
         "<p>the account of {}\n\
+         <p><a href=/password>Change the password</a>\n\
          <form method=post action=/sign-out><button>Sign out</button></form>\n",
         user.name
     ))
@@ -229,6 +241,43 @@ async fn sign_in(
 fn sign_out(session: &Session) -> cloakroom::Result<Redirect> {
     session.destroy()?;
     Ok(Redirect::to("/sign-in"))
+}
+
+#[derive(FromForm)]
+struct Passwords {
+    old: String,
+    new: String,
+}
+
+#[get("/password")]
+fn new_password_form(_user: User) -> RawHtml<&'static str> {
+    RawHtml(
+        "<p>Your password, and a new one of at least 15 characters.\
+         <form method=post action=/password><input name=old type=password>\
+         <input name=new type=password><button>Change</button></form>\n",
+    )
+}
+
+#[post("/password", data = "<passwords>")]
+async fn new_password(
+    user: User,
+    session: &Session,
+    sessions: &SessionManager,
+    users: &State<Pool>,
+    passwords: Form<Passwords>,
+) -> Result<std::result::Result<Redirect, Status>> {
+    let Passwords { old, new } = passwords.into_inner();
+    if !(15..=200).contains(&new.chars().count()) {
+        return Ok(Err(Status::BadRequest));
+    }
+    let account = verified(users, Credentials { user: user.name, password: old }).await?;
+    let Some(account) = account.filter(|account| account.id == user.id) else {
+        return Ok(Err(Status::Forbidden));
+    };
+    let hash =
+        hashing(move || Ok(Argon2::default().hash_password(new.as_bytes())?.to_string())).await?;
+    let is_changed = change_password(users, sessions, session, account, &hash).await?;
+    Ok(if is_changed { Ok(Redirect::to("/account")) } else { Err(Status::Conflict) })
 }
 
 /// A row whose password was checked.
@@ -302,6 +351,31 @@ async fn create(users: &Pool, form: Credentials) -> Result<Option<Account>> {
                ON CONFLICT DO NOTHING RETURNING id, generation";
     let created = query_row(users, sql, &[&form.user, &hash]).await?;
     Ok(created.map(|row| Account::from_row(&row)))
+}
+
+/// `account` was read from the row whose hash has verified the old password; `hash` is that of the
+/// new one. Returns false if another request has changed the password since.
+async fn change_password(
+    users: &Pool,
+    sessions: &SessionManager,
+    session: &Session,
+    account: Account,
+    hash: &str,
+) -> cloakroom::Result<bool> {
+    let sql = "UPDATE users SET password_hash = $1, generation = generation + 1
+               WHERE id = $2 AND generation = $3 RETURNING generation";
+    let changed = query_row(users, sql, &[&hash, &account.id, &account.generation]).await?;
+    let Some(row) = changed else { return Ok(false) };
+    let generation: i64 = row.get("generation");
+    // A new id and the new generation for this session, which keeps its level.
+    let key = UserKey::new(account.id.to_string())?;
+    let authentication = Authentication::new().level(session.auth_level()?);
+    // Before the sign-in, which stores it in the same step. The result needs no check: the
+    // generation already refuses every session that did not receive it.
+    session.set("generation", generation)?;
+    let _: SignIn = session.sign_in_with(key, &authentication)?;
+    sessions.revoke_others(session)?;
+    Ok(true)
 }
 
 /// Returns the row of this query, if there is one. If the server cannot be reached, or does not

@@ -120,6 +120,37 @@ fn a_new_generation_refuses_the_sessions_of_before() {
     assert_eq!(account(&mut ada), None);
 }
 
+fn change_password(visitor: &mut HttpClient, old: &str, new: &str) -> Response {
+    assert!(visitor.get("/password").text().contains("action=/password"));
+    let form = "application/x-www-form-urlencoded";
+    let body = format!("old={old}&new={new}");
+    let request = Request::new("POST", "/password").header("Content-Type", form).body(body);
+    visitor.try_send(request).unwrap()
+}
+
+#[test]
+fn a_change_of_the_password_ends_the_other_sessions() {
+    let server = Postgres::start();
+    let application = Application::start(&server);
+    let mut ada = application.user("ada");
+    let mut phone = application.visitor();
+    submit(&mut phone, "/sign-in", "ada", PASSWORD);
+    assert_eq!(account(&mut phone).as_deref(), Some("ada"));
+
+    let new = "another horse battery";
+    assert_eq!(change_password(&mut ada, "wrong", new).status, 403);
+    assert_eq!(change_password(&mut ada, PASSWORD, "short").status, 400);
+    assert_eq!(account(&mut phone).as_deref(), Some("ada"));
+    let before = ada.clone();
+    assert_eq!(location(&change_password(&mut ada, PASSWORD, new)), "/account");
+    assert_eq!(account(&mut ada).as_deref(), Some("ada"));
+    assert_eq!(account(&mut phone), None);
+    assert_eq!(server.sql("SELECT count(*) FROM cloakroom_sessions"), "1");
+    assert_ne!(before.id, ada.id);
+    assert_eq!(submit(&mut phone, "/sign-in", "ada", PASSWORD).status, 403);
+    assert_eq!(location(&submit(&mut phone, "/sign-in", "ada", new)), "/account");
+}
+
 #[test]
 fn an_outage_of_the_server_is_503_and_ends_no_session() {
     let server = Postgres::start();
