@@ -47,11 +47,10 @@ const DEFAULT_MAX_ANONYMOUS: u64 = 1_000_000;
 /// The builder of a [`SessionManager`]. Start with [`SessionManager::builder`].
 ///
 /// The defaults are meant for production. Behind a proxy, set
-/// [`behind_proxies`](Self::behind_proxies). Before the first users sign in, decide the name of the
-/// [`cookie`](Self::cookie), the [`lifetime`](Self::lifetime), and whether sessions
-/// [record the user agent](Self::record_user_agent) and the [address](Self::record_address).
-/// Stored sessions keep their limits and what was recorded, and after a change of the name they are
-/// found only with [`former_cookie_name`](Self::former_cookie_name).
+/// [`behind_proxies`](Self::behind_proxies). Stored sessions keep their limits and what was
+/// recorded, so [decide](crate::guide::getting_started#in-production) the
+/// [`cookie`](Self::cookie), the [`lifetime`](Self::lifetime) and what sessions record before the
+/// first users sign in.
 ///
 /// | to choose | call |
 /// |---|---|

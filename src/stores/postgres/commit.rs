@@ -1,6 +1,7 @@
 //! Commits in two trips: the first one locks the session and reads it, [`Commit::decide`] decides,
 //! and the second one writes and commits. A creation, and a merge of data into a session that the
-//! request has loaded, need one trip.
+//! request has loaded, need one trip. If another request has changed that session since, the merge
+//! takes these two trips as well.
 
 use tokio_postgres::Row;
 

@@ -46,8 +46,8 @@ const TOLERATED_SKEW: i64 = 5000;
 ///   the answer to a change, the call fails with [`Unavailable`](crate::ErrorKind::Unavailable),
 ///   and the text of the error says that the change may have been made.
 /// - **Round trips.** A load by the current id takes one round trip to the server, and so does a
-///   merge of data into a session that the request has loaded. Other changes of an existing session
-///   take two.
+///   merge of data into a session that the request has loaded. If another request has changed that
+///   session since, the merge takes three. Other changes of an existing session take two.
 /// - **Scans.** A list of one user's sessions uses an index. Counting all sessions, evicting
 ///   anonymous ones, and listing a realm with few live sessions read the whole table: 0.2 to 0.6
 ///   seconds for 1,000,000 sessions in memory.
