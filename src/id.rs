@@ -175,7 +175,7 @@ impl fmt::Debug for JoinSalt {
 /// }
 /// # let sessions = SessionManager::new(cloakroom::MemoryStore::new())?;
 /// # let session = sessions.open(None);
-/// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
+/// # assert_eq!(session.sign_in(cloakroom::UserKey::new("1")?)?, cloakroom::SignIn::Done);
 /// # assert!(!end(&sessions, &session, "000102030405060708090a0b0c0d0e0f")?);
 /// # let own = session.public_id()?.unwrap().to_string();
 /// # assert!(end(&sessions, &session, &own)?);

@@ -1,9 +1,9 @@
 //! Server-side HTTP sessions for Rocket, and for Rust servers that answer each request on a thread.
 //!
 //! The data of a session stays on the server, in a [store](stores) such as a SQLite file. The
-//! browser holds a random id, in a cookie. For each request a [`SessionManager`] opens a
-//! [`Session`], which does no I/O until the handler uses it, and closes it after the handler:
-//! closing stores the changes and returns header fields for the response.
+//! browser holds a random id, in a cookie. For a request an adapter opens a [`Session`], which does
+//! no I/O until the handler uses it, and closes it after the handler: closing stores the changes,
+//! and returns header fields for the response.
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "rocket", feature = "sqlite"))]

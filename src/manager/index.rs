@@ -64,7 +64,7 @@ pub struct UserSession {
 /// ```
 /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
 /// # let sessions = SessionManager::new(MemoryStore::new())?;
-/// let ada = UserKey::new("ada")?;
+/// let ada = UserKey::new("1")?;
 /// # let (session, phone) = (sessions.open(None), sessions.open(None));
 /// # assert_eq!(session.sign_in(ada.clone())?, SignIn::Done);
 /// # assert_eq!(phone.sign_in(ada.clone())?, SignIn::Done);
@@ -222,7 +222,7 @@ impl SessionManager {
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
     /// # use cloakroom::UserKey;
-    /// let ada = UserKey::new("ada")?;
+    /// let ada = UserKey::new("1")?;
     /// sessions.revoke_for_user(&ada, Some(&session))?; // ada closes her account in this request
     /// sessions.revoke_for_user(&ada, None)?; // a job without a request removes the account
     /// # Ok::<(), cloakroom::Error>(())
@@ -290,7 +290,7 @@ impl SessionManager {
     /// use cloakroom::id::IdpSessionId;
     ///
     /// # let sessions = SessionManager::new(MemoryStore::new())?;
-    /// # let (session, ada) = (sessions.open(None), UserKey::new("ada")?);
+    /// # let (session, ada) = (sessions.open(None), UserKey::new("1")?);
     /// // At the sign-in, the `sid` of the provider's ID token:
     /// let how = Authentication::new().idp_session_id(IdpSessionId::new("08a5019c")?);
     /// assert_eq!(session.sign_in_with(ada, &how)?, SignIn::Done);

@@ -43,21 +43,22 @@ pub use review::{Area, Finding, Review};
 /// | inspect the manager | [`review`](Self::review) of its settings, [`events`](Self::events) with their counters, [`realm`](Self::realm) |
 ///
 /// ```
-/// use cloakroom::adapter::Outcome;
-/// use cloakroom::{MemoryStore, SessionManager};
+/// use cloakroom::{CookieConfig, MemoryStore, Result, Session, SessionManager};
 ///
-/// let sessions = SessionManager::new(MemoryStore::new())?;
+/// fn sessions() -> Result<SessionManager> {
+///     SessionManager::builder(MemoryStore::new())
+///         .cookie(CookieConfig::new().name("__Host-shop"))
+///         .build()
+/// }
 ///
-/// // Adapters do this for each request: open, call the handler, close, add the header fields.
-/// let session = sessions.open(None); // a first visit, without a cookie
-/// session.set("theme", "dark")?;
-/// let headers = sessions.close(&session, Outcome::Completed)?;
-///
-/// // The response sets the cookie: `__Host-id=…; Path=/; …`. The browser sends it back.
-/// let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
-/// let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
-/// let session = sessions.open(cookie);
-/// assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
+/// /// Signs the user out everywhere but here. Returns the number of sessions that have ended.
+/// fn sign_out_elsewhere(sessions: &SessionManager, session: &Session) -> Result<usize> {
+///     sessions.revoke_others(session)
+/// }
+/// # let sessions = sessions()?;
+/// # let session = sessions.open(None);
+/// # assert_eq!(session.sign_in(cloakroom::UserKey::new("7")?)?, cloakroom::SignIn::Done);
+/// # assert_eq!(sign_out_elsewhere(&sessions, &session)?, 0);
 /// # Ok::<(), cloakroom::Error>(())
 /// ```
 #[derive(Clone)]
@@ -121,6 +122,25 @@ impl SessionManager {
     /// If [`check_origin`](Self::check_origin) refuses the request, every use of the session fails
     /// with [`ErrorKind::CrossOrigin`], and so does [`close`](Self::close): nothing is read or
     /// stored, and the response carries no id.
+    ///
+    /// ```
+    /// use cloakroom::adapter::Outcome;
+    /// use cloakroom::{MemoryStore, SessionManager};
+    ///
+    /// let sessions = SessionManager::new(MemoryStore::new())?;
+    ///
+    /// // Adapters do this for each request: open, call the handler, close, add the header fields.
+    /// let session = sessions.open(None); // a first visit, without a cookie
+    /// session.set("theme", "dark")?;
+    /// let headers = sessions.close(&session, Outcome::Completed)?;
+    ///
+    /// // The response sets the cookie: `__Host-id=…; Path=/; …`. The browser sends it back.
+    /// let set_cookie = headers.iter().find(|(name, _)| *name == "Set-Cookie");
+    /// let cookie = set_cookie.and_then(|(_, value)| value.split(';').next());
+    /// let session = sessions.open(cookie);
+    /// assert_eq!(session.get::<String>("theme")?.as_deref(), Some("dark"));
+    /// # Ok::<(), cloakroom::Error>(())
+    /// ```
     #[must_use]
     pub fn open<'r>(&self, head: impl Into<RequestHead<'r>>) -> Session {
         let head = head.into();
@@ -231,7 +251,7 @@ impl SessionManager {
     /// # use std::time::Duration;
     /// # let clock = ManualClock::default();
     /// # let sessions = SessionManager::builder(MemoryStore::new()).clock(clock.clone()).build()?;
-    /// # let ada = UserKey::new("ada")?;
+    /// # let ada = UserKey::new("1")?;
     /// # let session = sessions.open(None);
     /// # assert_eq!(session.sign_in(ada.clone())?, SignIn::Done);
     /// # let headers = sessions.close(&session, Outcome::Completed)?;

@@ -18,7 +18,7 @@ use crate::settings::Settings;
 /// let sessions = SessionManager::new(MemoryStore::new())?;
 /// let session = sessions.open(None);
 /// // With a password and a second factor. The application defines the meaning of the number.
-/// let signed_in = session.sign_in_with(UserKey::new("ada")?, &Authentication::new().level(2))?;
+/// let signed_in = session.sign_in_with(UserKey::new("1")?, &Authentication::new().level(2))?;
 /// assert_eq!(signed_in, SignIn::Done);
 /// assert_eq!(session.auth_level()?, 2);
 /// # Ok::<(), cloakroom::Error>(())
@@ -80,7 +80,7 @@ impl Authentication {
     /// }
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// # let ada = UserKey::new("ada")?;
+    /// # let ada = UserKey::new("1")?;
     /// # assert_eq!(sign_in_at_a_terminal(&session, ada)?, SignIn::Done);
     /// # let left = session.deadline()?.unwrap().since(session.authenticated_at()?.unwrap());
     /// # assert!(left <= Duration::from_secs(5 * 60 + 1));
@@ -143,7 +143,7 @@ impl Session {
     /// # use cloakroom::{MemoryStore, SessionManager, SignIn, UserKey};
     /// # let sessions = SessionManager::new(MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// # assert_eq!(session.sign_in(UserKey::new("ada")?)?, SignIn::Done);
+    /// # assert_eq!(session.sign_in(UserKey::new("1")?)?, SignIn::Done);
     /// use cloakroom::CommitOutcome;
     ///
     /// // After the check of the second factor:

@@ -81,7 +81,8 @@ impl Session {
     ///
     /// What a commit has stored before stays stored: [`commit`](Self::commit),
     /// [`update_now`](Self::update_now), [`sign_in`](Self::sign_in) and
-    /// [`confirm_authentication`](Self::confirm_authentication) commit.
+    /// [`confirm_authentication`](Self::confirm_authentication) commit. Revocations by the manager
+    /// stay too.
     ///
     /// | | before `ignore` | after `ignore` |
     /// |---|---|---|

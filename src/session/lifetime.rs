@@ -33,7 +33,7 @@ impl Session {
     ///
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// assert_eq!(sign_in(&session, UserKey::new("ada")?, false)?, SignIn::Done);
+    /// assert_eq!(sign_in(&session, UserKey::new("1")?, false)?, SignIn::Done);
     /// # let headers = sessions.close(&session, cloakroom::adapter::Outcome::Completed)?;
     /// // The response:
     /// assert!(headers.iter().all(|(_, value)| !value.contains("Max-Age")));
@@ -87,7 +87,7 @@ impl Session {
     /// }
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// # assert_eq!(session.sign_in(cloakroom::UserKey::new("ada")?)?, cloakroom::SignIn::Done);
+    /// # assert_eq!(session.sign_in(cloakroom::UserKey::new("1")?)?, cloakroom::SignIn::Done);
     ///
     /// shorten(&session)?;
     /// let ends = session.deadline()?.expect("a session");

@@ -78,8 +78,27 @@ const READ: &str = "read the session";
 /// | messages | [`flash`](Self::flash) adds one for the next page, [`flashes`](Self::flashes) takes them, [`keep_flashes`](Self::keep_flashes) keeps them for one more page |
 /// | this request | [`commit`](Self::commit) stores its changes now, [`ignore`](Self::ignore) discards them, [`is_changed`](Self::is_changed) returns whether there are any; [`client_address`](Self::client_address) is its client |
 ///
-/// An adapter makes the calls of the manager. In a test, they show how two requests of one browser
-/// overlap:
+/// A handler gets the session of its request, here on any server:
+///
+/// ```
+/// use cloakroom::{Result, Session};
+///
+/// fn greeting(session: &Session) -> Result<String> {
+///     let visits = session.update("visits", |n: Option<u32>| n.unwrap_or(0) + 1)?;
+///     Ok(match session.user()? {
+///         Some(user) => format!("user {user}, visit {visits}"),
+///         None => format!("visit {visits}"),
+///     })
+/// }
+/// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
+/// # let session = sessions.open(None);
+/// # assert_eq!(greeting(&session)?, "visit 1");
+/// # assert_eq!(session.sign_in(cloakroom::UserKey::new("7")?)?, cloakroom::SignIn::Done);
+/// # assert_eq!(greeting(&session)?, "user 7, visit 2");
+/// # Ok::<(), cloakroom::Error>(())
+/// ```
+///
+/// An adapter opens and closes it. These calls show how two requests of one browser overlap:
 ///
 /// ```
 /// use cloakroom::adapter::Outcome;
@@ -114,7 +133,7 @@ const READ: &str = "read the session";
 /// | [`Invalid`](ErrorKind::Invalid) | the call is made in the closure of an [`update`](Self::update) of this session | all |
 /// | the [store's errors](ErrorKind#the-stores-errors) | the first read of the session fails | those that read it |
 /// | [`Closed`](ErrorKind::Closed) | the request has ended | those that change something |
-/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | a page of another origin sent the request, without an id, to an exempt path, and [`allow_cross_origin`](Self::allow_cross_origin) was not called | those that change something |
+/// | [`CrossOrigin`](ErrorKind::CrossOrigin) | on an exempt path: a page of another origin sent the request, it has no id, and [`allow_cross_origin`](Self::allow_cross_origin) was not called | those that change something |
 /// | [`Unavailable`](ErrorKind::Unavailable) | the session could not be read, and the request [continues without it][anonymous] | those that change something, but not [`destroy`](Self::destroy) |
 ///
 /// [anonymous]: crate::manager::OnLoadFailure::TreatAsAnonymous

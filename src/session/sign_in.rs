@@ -89,7 +89,7 @@ impl Session {
     /// # let session = sessions.open(None);
     /// # use cloakroom::{SignIn, UserKey};
     /// // After the check of the password:
-    /// let signed_in = session.sign_in(UserKey::new("ada")?)?;
+    /// let signed_in = session.sign_in(UserKey::new("1")?)?;
     /// assert_eq!(signed_in, SignIn::Done);
     /// # Ok::<(), cloakroom::Error>(())
     /// ```

@@ -270,7 +270,7 @@ impl Session {
     /// ```
     /// # let sessions = cloakroom::SessionManager::new(cloakroom::MemoryStore::new())?;
     /// # let session = sessions.open(None);
-    /// # let ada = cloakroom::UserKey::new("ada")?;
+    /// # let ada = cloakroom::UserKey::new("1")?;
     /// # assert_eq!(session.sign_in(ada)?, cloakroom::SignIn::Done);
     /// // Read first: `update_now` then returns `None` if the session has ended since.
     /// if session.user()?.is_some() {

@@ -12,7 +12,7 @@
 //! fn sign_out(store: &SqliteStore, user: &UserKey) -> cloakroom::Result<u64> {
 //!     store.revoke(&SessionFilter::User(user), None, SystemClock.now())
 //! }
-//! # assert_eq!(sign_out(&SqliteStore::in_memory()?, &UserKey::new("ada")?)?, 0);
+//! # assert_eq!(sign_out(&SqliteStore::in_memory()?, &UserKey::new("1")?)?, 0);
 //! # Ok::<(), cloakroom::Error>(())
 //! ```
 //!

@@ -27,7 +27,7 @@ use crate::session::Session;
 /// jar.visit(&sessions, phone(), |session| session.set("cart", 3))?;
 /// let anonymous = jar.get("__Host-id").map(str::to_owned);
 ///
-/// let ada = UserKey::new("ada")?;
+/// let ada = UserKey::new("1")?;
 /// let signed_in = jar.visit(&sessions, phone(), |session| session.sign_in(ada))?;
 /// assert_eq!(signed_in, SignIn::Done);
 /// assert_ne!(jar.get("__Host-id"), anonymous.as_deref(), "a sign-in renews the id");

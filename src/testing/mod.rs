@@ -13,7 +13,7 @@
 //!
 //! let store = PausingStore::new(MemoryStore::new());
 //! let sessions = SessionManager::new(store.clone())?;
-//! let cookie = signed_in(&sessions, UserKey::new("ada")?)?;
+//! let cookie = signed_in(&sessions, UserKey::new("1")?)?;
 //!
 //! // A request that writes stops before its commit …
 //! let pause = store.pause(Call::Commit);
@@ -76,7 +76,7 @@ pub fn signed_in(sessions: &SessionManager, user: UserKey) -> Result<String> {
 /// use cloakroom::SignIn;
 /// # use cloakroom::{MemoryStore, SessionManager, UserKey};
 ///
-/// # let (sessions, ada) = (SessionManager::new(MemoryStore::new())?, UserKey::new("ada")?);
+/// # let (sessions, ada) = (SessionManager::new(MemoryStore::new())?, UserKey::new("1")?);
 /// let cookie = with_session(&sessions, |session| {
 ///     session.set("cart", 3)?;
 ///     assert_eq!(session.sign_in(ada)?, SignIn::Done);
