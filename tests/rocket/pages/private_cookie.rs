@@ -1,5 +1,7 @@
 //! The move from a private cookie of docs/taking-over.md, in the program of docs/signing-in.md.
 
+use std::future::ready;
+
 use cloakroom::stores::sqlite::rusqlite::{self, ErrorCode, OptionalExtension, params};
 use cloakroom::web::rocket::guard_outcome;
 use cloakroom::{Error, ErrorKind, Session, SessionManager, SignIn, SqliteStore, UserKey};
@@ -22,7 +24,7 @@ fn app(
                              password_hash TEXT NOT NULL,
                              generation INTEGER NOT NULL DEFAULT 1) STRICT",
     )?;
-    let routes = routes![account, optional, sign_out, sign_out_everywhere];
+    let routes = routes![account, asynchronous, optional, sign_out, sign_out_everywhere];
     let rocket = bare().attach(sessions).manage(store).mount("/", routes);
     Ok(rocket.register("/", catchers![sign_in_first]))
 }
@@ -47,6 +49,27 @@ impl<'r> FromRequest<'r> for User {
         // Not on the page.
         match try_outcome!(guard_outcome(request, user)) {
             Some(user) => Outcome::Success(user),
+            None => Outcome::Forward(Status::Unauthorized),
+        }
+    }
+}
+
+/// A guard that awaits the user's row, as that of the program for PostgreSQL.
+struct AsyncUser(User);
+
+#[rocket::async_trait]
+impl<'r> FromRequest<'r> for AsyncUser {
+    type Error = Error;
+
+    async fn from_request(request: &'r Request<'_>) -> Outcome<Self, Error> {
+        let session = try_outcome!(request.guard::<&Session>().await);
+        let store = request.rocket().state::<SqliteStore>().expect("`app` manages the store");
+        // On the page:
+        try_outcome!(guard_outcome(request, take_over(session, request.cookies())));
+        // Not on the page.
+        let user = ready(block_in_place(|| user_of(store, session)));
+        match try_outcome!(guard_outcome(request, user.await)) {
+            Some(user) => Outcome::Success(AsyncUser(user)),
             None => Outcome::Forward(Status::Unauthorized),
         }
     }
@@ -96,6 +119,11 @@ fn sign_in_first() -> Redirect {
 #[get("/account")]
 fn account(user: User) -> String {
     user.name
+}
+
+#[get("/async")]
+fn asynchronous(user: AsyncUser) -> String {
+    user.0.name
 }
 
 /// A guard that the page warns of.
@@ -211,6 +239,15 @@ mod checks {
     }
 
     #[test]
+    fn a_guard_with_an_asynchronous_query_takes_the_user_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = browser_of_a_store_that_works(&folder);
+        let first = client.get("/async").cookie(("user_id", "1")).dispatch();
+        assert!(removes_the_old_cookie(&first));
+        assert_eq!(first.into_string().as_deref(), Some("ada"));
+    }
+
+    #[test]
     fn an_old_cookie_beside_a_session_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let client = browser_of_a_store_that_works(&folder);
@@ -227,7 +264,9 @@ mod checks {
         assert_eq!(status_with(&client, "1"), Status::Ok);
         let ended = client.post("/sign-out-everywhere").dispatch().status();
         assert_eq!(ended, Status::SeeOther);
-        assert_eq!(status_with(&client, "1"), Status::SeeOther);
+        let refused = client.get("/account").cookie(("user_id", "1")).dispatch();
+        assert_eq!(refused.status(), Status::SeeOther);
+        assert!(!removes_the_old_cookie(&refused));
     }
 
     #[test]
