@@ -9,6 +9,7 @@
 //!
 //! Then create the first user at <http://localhost:8000/sign-up>. With a server on another machine,
 //! `ROOT_CERTIFICATES` names a file of root certificates, and all connections are encrypted.
+//! `CLOAKROOM_PROXIES` is the number of proxies in front of it.
 
 use std::time::Duration;
 use std::{env, fs};
@@ -48,13 +49,15 @@ const NO_ACCOUNT: &str = "$argon2id$v=19$m=19456,t=2,p=1$+MeuqkQjhK8i4z43HNkFDA$
 
 #[launch]
 async fn rocket() -> _ {
+    let proxies = env::var("CLOAKROOM_PROXIES")
+        .map_or(0, |number| number.parse().expect("CLOAKROOM_PROXIES is the number of proxies"));
     let database = Database {
         url: env::var("DATABASE").expect("DATABASE is not set"),
         root_certificates: env::var("ROOT_CERTIFICATES")
             .ok()
             .map(|file| fs::read_to_string(file).expect("ROOT_CERTIFICATES cannot be read")),
     };
-    let sessions = database.sessions().expect("the database does not open");
+    let sessions = database.sessions(proxies).expect("the database does not open");
     let users = database.users().expect("the address or the certificates are invalid");
     app(users, sessions).await.expect("the table of users cannot be made")
 }
@@ -68,12 +71,12 @@ struct Database {
 }
 
 impl Database {
-    fn sessions(&self) -> cloakroom::Result<SessionManager> {
+    fn sessions(&self, proxies: u8) -> cloakroom::Result<SessionManager> {
         let mut store = PostgresStore::builder(&self.url);
         if let Some(certificates) = &self.root_certificates {
             store = store.root_certificates(certificates);
         }
-        SessionManager::new(store.open()?)
+        SessionManager::builder(store.open()?).behind_proxies(proxies).build()
     }
 
     /// A pool of the application's own connections; the store gives out none.

@@ -101,8 +101,11 @@ impl CrossOrigin {
     /// `Sec-Fetch-Site` nor `Origin`. Write the path as in the request, without a query. Building
     /// the manager fails for any other text.
     ///
-    /// Such a request carries no `SameSite=Lax` cookie. See
-    /// [`Session::allow_cross_origin`](crate::Session::allow_cross_origin).
+    /// A request of another *site* carries no `SameSite=Lax` cookie, and may begin or end a session
+    /// only after [`Session::allow_cross_origin`](crate::Session::allow_cross_origin). A request of
+    /// another subdomain of your own site carries the cookie, and so does any with
+    /// [`SameSite::None`](crate::cookie::SameSite::None): it acts as the user. So let the handler
+    /// verify the proof, such as the `state`, before it uses the session.
     pub fn exempt(mut self, path: impl Into<String>) -> Self {
         self.exempt.push(path.into());
         self

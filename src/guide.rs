@@ -32,6 +32,7 @@ pages! {
     architecture: "../docs/architecture.md";
     asvs: "../docs/asvs.md";
     backups: "../docs/backups.md";
+    changelog: "../CHANGELOG.md";
     comparison: "../docs/comparison.md";
     configuration: "../docs/configuration.md";
     cookies: "../docs/cookies.md";
@@ -62,6 +63,7 @@ pages! {
     taking_over: "../docs/taking-over.md";
     terms: "../docs/terms.md";
     testing: "../docs/testing.md";
+    upgrading: "../UPGRADING.md";
     values: "../docs/values.md";
 }
 

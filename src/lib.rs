@@ -42,6 +42,24 @@
 //! Redis, MySQL or MongoDB; for SQLite on Windows. cloakroom checks no passwords and does not
 //! encrypt the data of sessions.
 //!
+//! # Usage
+//!
+//! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
+//! system ([tested on Linux only](guide::platforms)). The program above is on Rocket;
+//! [servers](guide::servers) has one on rouille, and says which server to choose. Version 0.1 is
+//! not yet on crates.io, so `Cargo.toml` names the path of a copy of the repository; the
+//! [features](#features) are listed below:
+//!
+//! ```toml
+//! [dependencies]
+//! cloakroom = { path = "../cloakroom", features = ["rocket"] }
+//! rocket = { version = "0.5", default-features = false }
+//! ```
+//!
+//! With PostgreSQL take `default-features = false` and the features `rocket` and `postgres-rustls`,
+//! and open a [`PostgresStore`] by its builder: connections are encrypted only with
+//! [`root_certificates`](stores::postgres::PostgresStoreBuilder::root_certificates).
+//!
 //! # Overview
 //!
 //! An application uses four types and an adapter. One [`SessionManager`] has the settings, opens
@@ -59,23 +77,6 @@
 //! the latest 30 days after its last sign-in, or 7 days after it began if it has no user. With
 //! SQLite, a power cut loses no sign-in, sign-out or revocation; it can lose [other
 //! changes](guide::guarantees#syncs), as a rule those of the last minute.
-//!
-//! # Usage
-//!
-//! cloakroom needs Rust 1.89 or newer and, with the default features, a C compiler and a Unix
-//! system ([tested on Linux only](guide::platforms)). The program above is on Rocket;
-//! [servers](guide::servers) has one on rouille, and says which server to choose. Version 0.1 is
-//! not yet on crates.io, so `Cargo.toml` names the path of a copy of the repository; the
-//! [features](#features) are listed below:
-//!
-//! ```toml
-//! [dependencies]
-//! cloakroom = { path = "../cloakroom", features = ["rocket"] }
-//! rocket = { version = "0.5", default-features = false }
-//! ```
-//!
-//! With PostgreSQL take `default-features = false` and the features `rocket` and `postgres-rustls`,
-//! and open a [`PostgresStore`].
 //!
 //! # Errors
 //!
@@ -268,7 +269,8 @@
 //!   [security](guide::security), [OWASP ASVS](guide::asvs), [platforms](guide::platforms).
 //! - To run it: [deployment](guide::deployment), [backups](guide::backups),
 //!   [operating](guide::operating), [rescue](guide::rescue), [scaling](guide::scaling),
-//!   [commands](guide::commands), [events](guide::events).
+//!   [commands](guide::commands), [events](guide::events), [upgrading](guide::upgrading), [what has
+//!   changed](guide::changelog).
 //! - To change it: [architecture](guide::architecture), [design](guide::design). For a
 //!   [store](backend::Store), which [`conformance`] checks, see [stores](guide::stores), and for an
 //!   [adapter](adapter::Adapter) [servers](guide::servers).

@@ -24,8 +24,8 @@ impl Session {
     ///
     /// If the session ends after this call has found it, the changes of this request [are
     /// discarded](crate::guide::values#discarded-changes). With several processes on one store,
-    /// call this, or `get`, also in a handler that only changes values: otherwise its changes can
-    /// begin a new session, without a user, after another process has ended this one.
+    /// call this first, also in a handler that only changes values: otherwise its changes can begin
+    /// a new session, without a user, after another process has ended this one.
     ///
     /// The first call that reads the session loads it; later ones do not load it again. So a
     /// handler that runs for long does not see that another request has signed the user out. The

@@ -52,7 +52,9 @@ pub struct PostgresStoreBuilder {
 
 impl PostgresStore {
     /// Opens the database at `url` with the default settings, and creates the tables if they do not
-    /// exist. The form of the URL is described at [`builder`](Self::builder).
+    /// exist. The form of the URL is described at [`builder`](Self::builder). The connections are
+    /// not encrypted: for a server on another machine use the builder, with
+    /// [`root_certificates`](PostgresStoreBuilder::root_certificates).
     ///
     /// # Errors
     /// As [`PostgresStoreBuilder::open`].

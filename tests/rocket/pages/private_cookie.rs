@@ -133,11 +133,11 @@ fn optional(user: Option<User>) -> String {
 }
 
 // On the page:
-/// Takes the guard `User` too, so that the old cookie is removed even if this is the first
-/// request after the move.
+/// Removes the old cookie too, which would sign the user in again.
 #[post("/sign-out")]
-fn sign_out(session: &Session, _user: User) -> cloakroom::Result<Redirect> {
+fn sign_out(session: &Session, jar: &CookieJar<'_>) -> cloakroom::Result<Redirect> {
     session.destroy()?;
+    jar.remove("user_id");
     Ok(Redirect::to("/sign-in"))
 }
 // Not on the page.
