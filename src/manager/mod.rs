@@ -38,7 +38,8 @@ pub use review::{Area, Finding, Review};
 /// | end sessions of a user | [`revoke`](Self::revoke) for one, [`revoke_others`](Self::revoke_others) for all but one, [`revoke_for_user`](Self::revoke_for_user) and [`sign_out_everywhere`](Self::sign_out_everywhere) for all |
 /// | end what an identity provider ends | [`revoke_by_idp_session`](Self::revoke_by_idp_session) |
 /// | give a user another key | [`rename_user`](Self::rename_user) |
-/// | list, count or end all sessions | [`list_page`](Self::list_page), [`stats`](Self::stats), [`revoke_everyone`](Self::revoke_everyone) |
+/// | list or end all sessions of the realm | [`list_page`](Self::list_page), [`revoke_everyone`](Self::revoke_everyone) |
+/// | count those of all realms | [`stats`](Self::stats) |
 /// | make the cleaner work now | [`flush`](Self::flush) at the end of the program, [`sweep_now`](Self::sweep_now) in tests |
 /// | inspect the manager | [`review`](Self::review) of its settings, [`events`](Self::events) with their counters, [`realm`](Self::realm) |
 ///

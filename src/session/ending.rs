@@ -97,7 +97,7 @@ impl Session {
     /// The sign-out also ends a session whose id another request has just replaced, by a renewal or
     /// a sign-in. The store remembers the replaced id for ten minutes. They begin with the
     /// replacement or, if the id had a [grace](crate::guide::ids#when-the-id-changes), with the end
-    /// of the grace.
+    /// of the grace. Of one session it remembers only the latest eight.
     ///
     /// # Errors
     /// Reads and stores nothing now, so it fails only [as all methods
