@@ -69,7 +69,7 @@ impl Session {
     ///
     /// Without a session, a token begins one at the end of the request. If that request fails or
     /// [ignores](Self::ignore) the session, the token is never valid. In a session that exists, a
-    /// token stores nothing.
+    /// token stores nothing, unless the session was written into the store by another program.
     ///
     /// After a sign-in, the earlier tokens are still valid in requests that present the replaced
     /// id, while the store [remembers it](crate::guide::ids#what-an-old-id-does): so a sign-in form
