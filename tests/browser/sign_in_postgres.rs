@@ -55,7 +55,14 @@ impl Application {
 }
 
 fn submit(visitor: &mut HttpClient, path: &'static str, name: &str, password: &str) -> Response {
-    let fields = [("user", name), ("password", password)];
+    submit_fields(visitor, path, [("user", name), ("password", password)])
+}
+
+fn submit_fields(
+    visitor: &mut HttpClient,
+    path: &'static str,
+    fields: [(&str, &str); 2],
+) -> Response {
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     let form = "application/x-www-form-urlencoded";
     let request = Request::new("POST", path).header("Content-Type", form).body(body);
@@ -122,10 +129,7 @@ fn a_new_generation_refuses_the_sessions_of_before() {
 
 fn change_password(visitor: &mut HttpClient, old: &str, new: &str) -> Response {
     assert!(visitor.get("/password").text().contains("action=/password"));
-    let form = "application/x-www-form-urlencoded";
-    let body = format!("old={old}&new={new}");
-    let request = Request::new("POST", "/password").header("Content-Type", form).body(body);
-    visitor.try_send(request).unwrap()
+    submit_fields(visitor, "/password", [("old", old), ("new", new)])
 }
 
 #[test]

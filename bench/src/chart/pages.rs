@@ -195,23 +195,19 @@ fn in_short(Runs { limit, .. }: &Runs) -> String {
 /// The share of its requests per second that a server loses.
 fn lost(Runs { http, .. }: &Runs) -> String {
     let columns = [
-        ("rouille, empty handler", "http"),
-        ("rouille, 1 ms", "http_1ms"),
-        ("Rocket, empty handler", "rocket"),
-        ("Rocket, 1 ms", "rocket_1ms"),
-        ("Rocket with PostgreSQL, 1 ms", "rocket_postgres_1ms"),
+        ("rouille, empty handler", ["http_read", "http_write"]),
+        ("rouille, 1 ms", ["http_1ms_read", "http_1ms_write"]),
+        ("Rocket, empty handler", ["rocket_read_crossing", "rocket_write_crossing"]),
+        ("Rocket, 1 ms", ["rocket_1ms_read", "rocket_1ms_write"]),
+        ("Rocket with PostgreSQL, 1 ms", ["rocket_postgres_1ms_read", "rocket_postgres_1ms_write"]),
     ];
-    let row = |(what, end): (&str, &str)| {
-        let lost = columns.map(|(_, server)| {
-            // Both rows exist with `inline` too.
-            let crossing = if server == "rocket" { "_crossing" } else { "" };
-            let ratio = http.value(&format!("{server}_{end}{crossing}"));
-            format!("{:.0} %", 100.0 * (1.0 - ratio))
-        });
+    let row = |(at, what): (usize, &str)| {
+        let lost =
+            columns.map(|(_, names)| format!("{:.0} %", 100.0 * (1.0 - http.value(names[at]))));
         format!("| {what} | {} |", lost.join(" | "))
     };
     let head = format!("| if each request | {} |", columns.map(|(server, _)| server).join(" | "));
-    table(&head, [("reads its session", "read"), ("changes it", "write")].into_iter().map(row))
+    table(&head, ["reads its session", "changes it"].into_iter().enumerate().map(row))
 }
 
 fn scaling(runs: &Runs) -> Vec<Named> {
