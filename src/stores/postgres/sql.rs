@@ -225,6 +225,8 @@ statements! {
     raise_epoch:
         "UPDATE {meta} SET value = (value::bigint + 1)::text WHERE name = 'epoch'";
     epoch: "SELECT value FROM {meta} WHERE name = 'epoch'";
+    may_read_server:
+        "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')::text AS value";
     // A dump has the value, so the rest tells a copy from its original: no server has the number of
     // another, no database of a server that of another, and no table of a database.
     identity:
